@@ -1,0 +1,283 @@
+-- prelude.lua: the keys, named once, and what the scripts share. It stands in front of the body of
+-- each of them.
+--
+-- KEYS is the list of the namespace, then one list for each queue of the call, always in this
+-- order; src/keys.rs builds it. ARGV[1] is the same in every script. What a script changes in a
+-- queue is gathered in the table that open() gives, and written by close(): all checks come before
+-- the first write.
+local routes = KEYS[1] -- hash: queue -> pattern; ":version" -> version of the routes
+local seq = KEYS[2] -- integer: the last number drawn, for message ids and for leases
+local layout = KEYS[3] -- integer: layout of these keys
+
+local now = tonumber(ARGV[1]) -- ms since 1970; 0: by the clock of Redis
+if now == 0 then
+  local time = redis.call("TIME") -- Read once: in 7.0 it moves while a script runs.
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Opens queue i of the call: reads its clock, and meets a key of a wrong type before anything is
+-- written.
+local function open(i)
+  local before = 3 + (i - 1) * 7
+  local q = {
+    clock = KEYS[before + 1], -- hash: floor, arrival, early (see choose and arrive)
+    ready = KEYS[before + 2], -- zset: facet -> its turn; only facets that can be served now
+    idle = KEYS[before + 3], -- zset: facet in debt, with none waiting -> the turn it left with
+    timers = KEYS[before + 4], -- zset: id of a leased message -> end of its lease, ms
+    leased = KEYS[before + 5], -- hash: id -> "<lease> <bytes of the facet> <facet><message>"
+    weights = KEYS[before + 6], -- hash: facet -> its weight, where that is not 1
+    list = KEYS[before + 7], -- then a facet's name: list of its waiting messages, oldest first,
+    -- each "<id> <attempts> <delivered at, ms> <bytes of the topic> <topic><body>"
+    entering = {}, -- turn and facet, in turn, of those that become ready
+    leaving = {}, -- facets that are taken out of idle
+    gone = {}, -- ids that are no longer leased, as a list and as a set
+  }
+  local clock = redis.call("HMGET", q.clock, "floor", "arrival", "early")
+  q.floor, q.arrival, q.early =
+    tonumber(clock[1]) or 0, tonumber(clock[2]) or 0, tonumber(clock[3]) or 0
+  q.facets = redis.call("ZCARD", q.ready)
+  q.debtors = redis.call("ZCARD", q.idle)
+  q.weighted = redis.call("HLEN", q.weights) > 0
+  q.held = redis.call("HLEN", q.leased)
+  redis.call("ZCARD", q.timers)
+  return q
+end
+
+-- Writes what was gathered. A queue with nothing ready starts its clock anew.
+local function close(q)
+  if #q.gone > 0 then
+    redis.call("ZREM", q.timers, unpack(q.gone))
+    redis.call("HDEL", q.leased, unpack(q.gone))
+    q.gone = {}
+  end
+  if #q.leaving > 0 then
+    redis.call("ZREM", q.idle, unpack(q.leaving))
+    q.leaving = {}
+  end
+  if #q.entering > 0 then
+    redis.call("ZADD", q.ready, unpack(q.entering))
+    q.entering = {}
+  end
+  if q.moved and q.facets > 0 then
+    redis.call("HSET", q.clock, "floor", q.floor, "arrival", q.arrival, "early", q.early)
+  elseif q.moved then
+    redis.call("UNLINK", q.clock, q.idle)
+  end
+end
+
+-- Gives a turn to a facet that gets something to serve. Newcomers go to the end of the round, but
+-- every regular service has earned one place at the front. A facet that left in debt goes on where
+-- it left.
+local function arrive(q, facet)
+  local tick = math.max(2 ^ -20, q.floor * 2 ^ -50)
+  local left = q.debtors > 0 and tonumber(redis.call("ZSCORE", q.idle, facet))
+  local turn
+  if left then
+    q.leaving[#q.leaving + 1] = facet
+  end
+  q.early = math.min(q.early, q.facets)
+  if left and left > q.floor then
+    turn = left
+  elseif q.early >= 1 then
+    turn = q.floor - q.early * tick
+    q.early = q.early - 1
+  else
+    local weight = q.weighted and tonumber(redis.call("HGET", q.weights, facet)) or 1
+    q.arrival = math.max(q.arrival, q.floor) + tick
+    turn = q.arrival + 1 / weight
+  end
+  q.entering[#q.entering + 1] = turn
+  q.entering[#q.entering + 1] = facet
+  q.facets, q.moved = q.facets + 1, true
+end
+
+-- Gives a leased message back to the front of its facet: the one way back for all that is leased.
+-- Returns nil, or the error that says why its list cannot take it; it stays leased then.
+local function release(q, id, record, counted)
+  local bytes, from = record:match("^%d+ (%d+) ()")
+  local facet, message = record:sub(from, from + bytes - 1), record:sub(from + bytes)
+  local attempts, rest = message:match("^%d+ (%d+)()")
+  if attempts then
+    message = id .. " " .. (attempts + counted) .. message:sub(rest)
+  end
+  local waiting = redis.pcall("LPUSH", q.list .. facet, message)
+  if type(waiting) == "table" then
+    return waiting
+  end
+  q.gone[#q.gone + 1], q.gone[id] = id, true
+  if waiting == 1 then
+    arrive(q, facet)
+  end
+end
+
+-- Releases what is due by now, at most so many. Returns whether more may be due.
+local function due(q, most)
+  local ids = redis.call("ZRANGE", q.timers, "-inf", now, "BYSCORE", "LIMIT", 0, most)
+  -- The newest first: each goes to the front, and the oldest shall be there in the end.
+  table.sort(ids, function(a, b)
+    return (tonumber(a) or 0) > (tonumber(b) or 0)
+  end)
+  for _, id in ipairs(ids) do
+    local record = redis.call("HGET", q.leased, id)
+    if not record then
+      redis.call("ZREM", q.timers, id)
+    elseif release(q, id, record, 1) then
+      redis.call("ZADD", q.timers, now + 60000, id) -- It must not block what is due behind it.
+    end
+  end
+  close(q)
+  return #ids == most
+end
+
+-- Calls act(q, id, record) for each lease that is named from ARGV[first] on (queue among KEYS, id,
+-- lease) and still the caller's. Returns the places, counted from 1, of the others.
+local function settle(first, act)
+  local queues, lost = {}, {}
+  -- The last first: what goes back to the front shall be in the order of the call.
+  for i = #ARGV - 2, first, -3 do
+    local n, id, lease = ARGV[i], ARGV[i + 1], ARGV[i + 2] .. " "
+    local q = queues[n] or open(n)
+    queues[n] = q
+    local record = not q.gone[id] and redis.call("HGET", q.leased, id)
+    if record and record:sub(1, #lease) == lease then
+      act(q, id, record)
+    else
+      lost[#lost + 1] = (i - first) / 3 + 1
+    end
+  end
+  for _, q in pairs(queues) do
+    close(q)
+  end
+  return lost
+end
+
+-- Whether facet a is served before facet b: by turn, and then by name as the ready set has it (byte
+-- by byte).
+local function precedes(a, b)
+  if a.turn ~= b.turn then
+    return a.turn < b.turn
+  end
+  for i = 1, math.min(#a.name, #b.name) do
+    if a.name:byte(i) ~= b.name:byte(i) then
+      return a.name:byte(i) < b.name:byte(i)
+    end
+  end
+  return #a.name < #b.name
+end
+
+-- Returns the next message of a facet, or nil when there is none. Reads ahead in pages that grow:
+-- most facets give one message to a call, and some give all of it. A key that is no list holds no
+-- message.
+local function next_of(q, f)
+  if not f.page[f.at] and not f.last then
+    local page = redis.pcall("LRANGE", q.list .. f.name, f.taken, f.taken + f.size - 1)
+    f.page, f.at, f.last = page, 1, #page < f.size
+    f.size = math.max(2, math.min(2 * f.size, 128, math.floor(65536 / #(page[1] or ""))))
+  end
+  return f.page[f.at]
+end
+
+-- Chooses messages in the order in which single pulls would take them, and moves the clock; writes
+-- nothing.
+-- Returns facet and message in turn, the facets it looked at, and whether it ended at a bound:
+-- 1,000 facets that have no message although they are ready.
+local function choose(q, most, bytes)
+  local chosen, seen = {}, {}
+  local window, at, whole = {}, 1, false -- facets as the ready set has them, the lowest turns first
+  local again, front = {}, 1 -- facets that were served, in line for their next turn
+  while #chosen < 2 * most do
+    if at > #window and not whole then
+      if #seen >= most + 1000 then
+        return chosen, seen, true
+      end
+      local found = redis.call("ZRANGE", q.ready, #seen, #seen + most - 1, "WITHSCORES")
+      window, at, whole = {}, 1, #found < 2 * most
+      for i = 1, #found, 2 do
+        local weight = q.weighted and tonumber(redis.call("HGET", q.weights, found[i])) or 1
+        local f = {
+          name = found[i],
+          turn = tonumber(found[i + 1]),
+          weight = weight,
+          taken = 0,
+          page = {},
+          at = 1,
+          size = 2,
+        }
+        window[#window + 1], seen[#seen + 1] = f, f
+      end
+    end
+    local f = window[at]
+    if again[front] and not (f and precedes(f, again[front])) then
+      f, front = again[front], front + 1
+    else
+      at = at + 1
+    end
+    if not f then
+      break
+    end
+    local message = next_of(q, f)
+    if message then
+      bytes = bytes - #message
+      if bytes < 0 and #chosen > 0 then
+        break
+      end
+      if f.turn >= q.floor then
+        q.early, q.floor = math.min(q.early + 1, q.facets), f.turn
+      end
+      f.turn, f.taken, f.at = f.turn + 1 / f.weight, f.taken + 1, f.at + 1
+      chosen[#chosen + 1], chosen[#chosen + 2] = f.name, message
+    end
+    if next_of(q, f) then
+      local place = #again + 1
+      while place > front and precedes(f, again[place - 1]) do
+        again[place], place = again[place - 1], place - 1
+      end
+      again[place] = f
+    else
+      f.out, q.facets = true, q.facets - 1
+    end
+  end
+  return chosen, seen, false
+end
+
+-- Takes messages off queue 1 of the call, what is due given back before. keep(q, chosen) holds on
+-- to them before they leave their lists, and returns the number of their lease.
+-- Returns 1 when a bound ended the call before it was known whether more can be served, otherwise
+-- 0; the number of the lease, or 0; then facet and message in turn.
+-- Errors: NOQUEUE when the queue holds nothing and is not registered.
+local function take(name, most, bytes, keep)
+  local q = open(1)
+  local more = due(q, most + 10)
+  local chosen, seen, bound = choose(q, most, bytes)
+  local lease = keep and #chosen > 0 and keep(q, chosen) or 0
+  local out, debts = {}, {}
+  for _, f in ipairs(seen) do
+    if f.taken > 0 then
+      redis.call("LTRIM", q.list .. f.name, f.taken, -1)
+      q.moved = true
+    end
+    if f.out then
+      out[#out + 1] = f.name
+      if f.turn > q.floor then
+        debts[#debts + 1], debts[#debts + 2] = f.turn, f.name
+      end
+    elseif f.taken > 0 then
+      q.entering[#q.entering + 1], q.entering[#q.entering + 2] = f.turn, f.name
+    end
+  end
+  if #out > 0 then
+    redis.call("ZREM", q.ready, unpack(out))
+    q.moved = true
+  end
+  if #debts > 0 then
+    redis.call("ZADD", q.idle, unpack(debts))
+  end
+  if q.debtors > 0 and #chosen > 0 then
+    q.leaving = redis.call("ZRANGE", q.idle, "-inf", q.floor, "BYSCORE", "LIMIT", 0, #chosen)
+  end
+  close(q)
+  if #chosen == 0 and q.facets + q.held == 0 and redis.call("HEXISTS", routes, name) == 0 then
+    return redis.error_reply("NOQUEUE there is no queue " .. name)
+  end
+  return { (more or bound) and 1 or 0, lease, unpack(chosen) }
+end

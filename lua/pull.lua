@@ -1,0 +1,9 @@
+#!lua flags=allow-oom
+-- Takes messages for good, in the order of turns.
+--
+-- Returns and errors: as take().
+local name = ARGV[2] -- of the queue
+local most = tonumber(ARGV[3]) -- messages, 1 to 1,000
+local bytes = tonumber(ARGV[4]) -- of messages; a first one is given whatever its size
+
+return take(name, most, bytes)

@@ -1,0 +1,6 @@
+#!lua flags=no-writes
+-- Lists the routes.
+--
+-- Returns the queues, each followed by its pattern, and among them ":version" with the version of
+-- the routes.
+return redis.call("HGETALL", routes)

@@ -1,0 +1,18 @@
+#!lua flags=allow-oom
+-- Sets the route of a queue. The same pattern again changes nothing.
+--
+-- It may run at maxmemory: workers register their queue when they start, and must be able to drain
+-- a full Redis.
+-- Returns whether anything changed.
+local name = ARGV[2] -- of the queue
+local pattern = ARGV[3]
+
+local found = redis.call("HMGET", routes, name, ":version")
+if found[1] == pattern then
+  return 0
+end
+-- With the time in it, so that a version is never seen twice, not even after the namespace was
+-- deleted.
+local version = math.max((tonumber(found[2]) or 0) + 1, now)
+redis.call("HSET", routes, name, pattern, ":version", string.format("%.0f", version))
+return 1

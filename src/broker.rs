@@ -1,0 +1,199 @@
+//! The broker: routes, deliver, and settling by token.
+
+use std::{
+    fmt::Display,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    BrokerBuilder, Message, Queue, Receipt, Route, Token,
+    connection::Repeat,
+    core::{Core, read},
+    deliver::deliver,
+    delivery,
+    error::{Result, unexpected},
+    keys::check_name,
+    message::Form,
+    opaque_debug,
+    routes::check_pattern,
+    scripts,
+    settle::{Settling, settle, settle_one},
+};
+
+/// Delivers messages of type `T`, and gives access to the queues that hold them.
+///
+/// Cheap to clone; all clones share one connection, which comes back by itself when it breaks.
+pub struct Broker<T = Value> {
+    pub(crate) core: Arc<Core>,
+    pub(crate) form: Arc<Form<T>>,
+}
+
+opaque_debug!(Broker<T>);
+
+impl<T> Clone for Broker<T> {
+    fn clone(&self) -> Self {
+        Self { core: self.core.clone(), form: self.form.clone() }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Broker<T> {
+    /// Begins a broker for messages of type `T`, which travel as JSON.
+    ///
+    /// ```no_run
+    /// # use fairlane::Broker;
+    /// # #[tokio::main] async fn main() -> fairlane::Result<()> {
+    /// let broker: Broker = Broker::builder().connect().await?; // any JSON, Redis on this machine
+    /// broker.deliver(&serde_json::json!({"facet": "acme", "topic": "page:home"})).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn builder() -> BrokerBuilder<T> {
+        BrokerBuilder::new(Form::json())
+    }
+}
+
+impl<T> Broker<T> {
+    /// A broker for messages of another type that shares this one's connection, namespace and limits. Facet and topic
+    /// are the fields of the message, until [`facet`](Self::facet) and [`topic`](Self::topic) say otherwise.
+    ///
+    /// ```no_run
+    /// # use fairlane::Broker;
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Order { account: u64, kind: String }
+    /// # async fn example(broker: Broker) {
+    /// let orders = broker.with_type::<Order>().facet(|o| o.account).topic(|o| format!("order:{}", o.kind));
+    /// # }
+    /// ```
+    pub fn with_type<U: Serialize + DeserializeOwned>(&self) -> Broker<U> {
+        Broker { core: self.core.clone(), form: Arc::new(Form::json()) }
+    }
+
+    /// This broker, with another closure for whose a message is. Clones made before keep theirs.
+    pub fn facet<D: Display>(self, of: impl Fn(&T) -> D + Send + Sync + 'static) -> Self {
+        let mut form = Form::clone(&self.form);
+        form.facet(of);
+        Self { form: Arc::new(form), ..self }
+    }
+
+    /// This broker, with another closure for what a message is about. Clones made before keep theirs.
+    pub fn topic<D: Display>(self, of: impl Fn(&T) -> D + Send + Sync + 'static) -> Self {
+        let mut form = Form::clone(&self.form);
+        form.topic(of);
+        Self { form: Arc::new(form), ..self }
+    }
+
+    /// Sets the route of a queue: what is delivered from now on to a topic that `pattern` matches goes on it.
+    ///
+    /// `pattern` is a regular expression of the [`regex`] crate, of up to 4,096 bytes, not anchored: `^` and `$` do that.
+    /// The same pattern again changes nothing, another one takes its place; what is on the queue stays.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a name that is not 1 to 128 of `A-Z a-z 0-9 . _ -`, or a pattern that does
+    /// not compile or is too large.
+    pub async fn register_queue(&self, name: &str, pattern: &str) -> Result<Queue<T>> {
+        check_name(name)?;
+        check_pattern(pattern)?;
+        let mut command = self.core.command(&scripts::REGISTER_QUEUE, &[]);
+        command.arg(name).arg(pattern);
+        self.core.call(&scripts::REGISTER_QUEUE, &command, Repeat::Safe).await?;
+        Ok(self.queue(name))
+    }
+
+    /// Removes the route of a queue: nothing more is delivered to it. What is on it stays, and can be pulled and leased.
+    /// Returns whether there was a route.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have.
+    pub async fn unregister_queue(&self, name: &str) -> Result<bool> {
+        check_name(name)?;
+        let mut command = self.core.command(&scripts::UNREGISTER_QUEUE, &[]);
+        command.arg(name);
+        let reply = self.core.call(&scripts::UNREGISTER_QUEUE, &command, Repeat::Safe).await?;
+        // Sent again, it may have found its own work done.
+        Ok(reply.repeated || read::<u8>(reply.value)? == 1)
+    }
+
+    /// The routes that are registered now, by any client, in the order of their queues' names.
+    ///
+    /// One whose pattern does not compile here matches nothing; it is reported as a warning.
+    pub async fn queues(&self) -> Result<Vec<Route>> {
+        Ok(self.core.load_routes(None).await?.all.clone())
+    }
+
+    /// A handle for a queue. It makes no call: a bad or unknown name is the error of the first call that is made on it.
+    pub fn queue(&self, name: impl Into<String>) -> Queue<T> {
+        Queue { broker: self.clone(), name: name.into().into() }
+    }
+
+    /// Delivers a message, to all queues whose pattern matches its topic and to everyone listening, or to none of them.
+    ///
+    /// The receipt names the queues; that there is none is no error.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) when facet or topic is missing, empty or longer than 512 bytes, or the body
+    /// larger than the broker's [`max_body`](BrokerBuilder::max_body); [`Full`](crate::Error::Full) when Redis is out of
+    /// memory. After [`MaybeApplied`](crate::Error::MaybeApplied) it may have been delivered.
+    pub async fn deliver<'a>(&self, message: impl Into<Message<'a, T>>) -> Result<Receipt>
+    where
+        T: 'a,
+    {
+        let ready = self.form.ready(message.into(), &self.core)?;
+        let mut receipts = deliver(&self.core, &[ready]).await?;
+        receipts.pop().ok_or_else(|| unexpected("a delivery without a receipt"))
+    }
+
+    /// Delivers messages in their order, and returns their receipts in that order.
+    ///
+    /// All of them are checked before the first is sent. They are cut into parts of at most 1,000 writes and 1 MiB, each
+    /// delivered wholly or not at all, one after the other.
+    ///
+    /// # Errors
+    /// As for [`deliver`](Self::deliver). The first part that fails stops the rest: when parts before it are delivered,
+    /// the error is [`Interrupted`](crate::Error::Interrupted), with their receipts.
+    pub async fn deliver_all<'a, I>(&self, messages: I) -> Result<Vec<Receipt>>
+    where
+        I: IntoIterator<Item: Into<Message<'a, T>>>,
+        T: 'a,
+    {
+        let ready = messages.into_iter().map(|message| self.form.ready(message.into(), &self.core));
+        let ready: Vec<_> = ready.collect::<Result<_, _>>()?;
+        deliver(&self.core, &ready).await
+    }
+
+    /// As [`Delivery::ack`](crate::Delivery::ack), by token.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn ack(&self, token: &Token) -> Result<()> {
+        settle_one(&self.core, Settling::Ack, token).await
+    }
+
+    /// As [`Delivery::nack`](crate::Delivery::nack), by token.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn nack(&self, token: &Token) -> Result<()> {
+        settle_one(&self.core, Settling::Nack { counted: true }, token).await
+    }
+
+    /// As [`Delivery::extend`](crate::Delivery::extend), by token. Returns when the lease ends now, on the local
+    /// monotonic clock.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn extend(&self, token: &Token, lease: Duration) -> Result<Instant> {
+        delivery::extend(&self.core, token, lease).await
+    }
+
+    /// Acks deliveries or tokens, of any queues, in one round trip for each 1,000. Returns the tokens whose lease was
+    /// lost: none is the good case.
+    ///
+    /// # Errors
+    /// Those of [`ack`](Self::ack), but for `LeaseLost`.
+    pub async fn ack_all(&self, done: impl IntoIterator<Item: Into<Token>>) -> Result<Vec<Token>> {
+        let tokens: Vec<Token> = done.into_iter().map(Into::into).collect();
+        settle(&self.core, Settling::Ack, &tokens).await
+    }
+}

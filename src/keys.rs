@@ -1,0 +1,82 @@
+//! The keys of a namespace, and the names that may be part of them.
+
+use crate::{Invalid, error::Result};
+
+/// The layout of the keys that this version reads and writes.
+pub(crate) const LAYOUT: u32 = 1;
+
+/// Builds KEYS for the scripts. All keys of a namespace carry one hash tag, so that they live on one
+/// node of a cluster and one script can write any of them.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    tag: String,
+    /// What stands before a topic to make it a channel.
+    pub(crate) channel: String,
+}
+
+impl Keys {
+    pub(crate) fn new(namespace: Option<&str>) -> Result<Self, Invalid> {
+        namespace.map_or(Ok(()), check_name)?;
+        Ok(Self {
+            tag: format!("{{{}}}", namespace.unwrap_or("fairlane")),
+            channel: namespace.map_or_else(String::new, |name| format!("{name}:")),
+        })
+    }
+
+    /// The list that every script gets: the namespace's keys, then those of each queue of the call.
+    /// `lua/prelude.lua` names them in this order.
+    pub(crate) fn of(&self, queues: &[&str]) -> Vec<String> {
+        let tag = &self.tag;
+        let mut keys = Vec::with_capacity(3 + 7 * queues.len());
+        keys.extend(["routes", "seq", "layout"].map(|key| format!("{tag}:{key}")));
+        for queue in queues {
+            keys.extend(
+                // The facet comes last, after `f:`: whatever bytes it has, it meets no other key.
+                ["clock", "ready", "idle", "timers", "leased", "weights", "f:"]
+                    .map(|key| format!("{tag}:q:{queue}:{key}")),
+            );
+        }
+        keys
+    }
+}
+
+/// Checks the name of a queue or a namespace.
+pub(crate) fn check_name(name: &str) -> Result<(), Invalid> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=128).contains(&name.len()) && name.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(Invalid::Name { name: name.into() })
+    }
+}
+
+/// Checks a facet or a topic, whatever bytes it has.
+pub(crate) fn check_label(what: &'static str, label: &str) -> Result<(), Invalid> {
+    match label.len() {
+        0 => Err(Invalid::Empty { what }),
+        1..=512 => Ok(()),
+        len => Err(Invalid::TooLong { what, len, most: 512 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_refused_before_it_can_be_part_of_a_key() {
+        for name in ["", "a:b", "a b", "a{b}", "a*", "a/b", "é", &"x".repeat(129)] {
+            assert!(matches!(check_name(name), Err(Invalid::Name { .. })), "{name}");
+        }
+        for name in ["a", "A.b_c-9", &"x".repeat(128)] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn all_keys_of_a_namespace_carry_its_tag_and_the_facet_comes_last() {
+        let keys = Keys::new(Some("shop")).unwrap().of(&["orders"]);
+        assert!(keys.iter().all(|key| key.starts_with("{shop}:")));
+        assert_eq!(keys.last().unwrap(), "{shop}:q:orders:f:");
+    }
+}

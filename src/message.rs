@@ -1,0 +1,215 @@
+//! Messages: what is delivered, and what the closures of a broker make of it.
+
+use std::{
+    fmt::{self, Display},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use crate::{Invalid, Undecodable, core::Core, keys::check_label};
+
+/// The number of a message, unique in its namespace; a later delivery has a larger one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(pub(crate) u64);
+
+impl Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(&self.0, f)
+    }
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The number of the message.
+    pub id: MessageId,
+    /// The queues it went to, in the order of their names. Empty when no route matches its topic.
+    pub queues: Arc<[String]>,
+    /// How many listeners heard it; in a cluster, those of the node that ran the script.
+    pub listeners: u64,
+}
+
+/// A message and how to deliver it. A `&T` is one with all defaults.
+#[derive(Debug)]
+#[must_use = "a message does nothing until it is delivered"]
+pub struct Message<'a, T> {
+    body: &'a T,
+    facet: Option<String>,
+    topic: Option<String>,
+}
+
+impl<'a, T> Message<'a, T> {
+    /// A message that is delivered as the broker's closures say.
+    pub fn new(body: &'a T) -> Self {
+        Self { body, facet: None, topic: None }
+    }
+
+    /// Whose it is: 1 to 512 bytes, whatever they are. Defaults to what the broker's closure gives.
+    pub fn facet(mut self, facet: impl Display) -> Self {
+        self.facet = Some(facet.to_string());
+        self
+    }
+
+    /// What it is about: 1 to 512 bytes, whatever they are. Defaults to what the broker's closure gives.
+    pub fn topic(mut self, topic: impl Display) -> Self {
+        self.topic = Some(topic.to_string());
+        self
+    }
+}
+
+impl<'a, T> From<&'a T> for Message<'a, T> {
+    fn from(body: &'a T) -> Self {
+        Self::new(body)
+    }
+}
+
+/// A message that is ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) facet: String,
+    pub(crate) topic: String,
+    pub(crate) body: Vec<u8>,
+}
+
+type Label<T> = Arc<dyn Fn(&T) -> String + Send + Sync>;
+
+/// All that is generic in a broker: how a message is encoded, decoded, and whose and what it is.
+pub(crate) struct Form<T> {
+    facet: Option<Label<T>>,
+    topic: Option<Label<T>>,
+    encode: fn(&T) -> Result<Vec<u8>, serde_json::Error>,
+    pub(crate) decode: Decode<T>,
+}
+
+pub(crate) type Decode<T> = fn(&[u8]) -> Result<T, serde_json::Error>;
+
+impl<T> Clone for Form<T> {
+    fn clone(&self) -> Self {
+        Self { facet: self.facet.clone(), topic: self.topic.clone(), ..*self }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Form<T> {
+    /// JSON, with facet and topic from the body's own fields.
+    pub(crate) fn json() -> Self {
+        Self {
+            facet: None,
+            topic: None,
+            encode: |message| serde_json::to_vec(message),
+            decode: |body| serde_json::from_slice(body),
+        }
+    }
+}
+
+impl<T> Form<T> {
+    pub(crate) fn facet<D: Display>(&mut self, of: impl Fn(&T) -> D + Send + Sync + 'static) {
+        self.facet = Some(Arc::new(move |message| of(message).to_string()));
+    }
+
+    pub(crate) fn topic<D: Display>(&mut self, of: impl Fn(&T) -> D + Send + Sync + 'static) {
+        self.topic = Some(Arc::new(move |message| of(message).to_string()));
+    }
+
+    /// Encodes a message and checks all of it.
+    pub(crate) fn ready(&self, message: Message<'_, T>, core: &Core) -> Result<Ready, Invalid> {
+        let body = (self.encode)(message.body)
+            .map_err(|source| Invalid::Encode { source: source.into() })?;
+        if body.len() > core.max_body {
+            return Err(Invalid::TooLong { what: "body", len: body.len(), most: core.max_body });
+        }
+        let label = |given: Option<String>, of: &Option<Label<T>>| {
+            given.or_else(|| Some(of.as_ref()?(message.body)))
+        };
+        let mut facet = label(message.facet, &self.facet);
+        let mut topic = label(message.topic, &self.topic);
+        if facet.is_none() || topic.is_none() {
+            let fields =
+                serde_json::from_slice(&body).unwrap_or(Fields { facet: None, topic: None });
+            facet = facet.or_else(|| text_of(fields.facet?));
+            topic = topic.or_else(|| text_of(fields.topic?));
+        }
+        let facet = facet.ok_or(Invalid::Missing { field: "facet" })?;
+        let topic = topic.ok_or(Invalid::Missing { field: "topic" })?;
+        check_label("facet", &facet)?;
+        check_label("topic", &topic)?;
+        Ok(Ready { facet, topic, body })
+    }
+}
+
+/// The fields of a body that say whose and what it is, where no closure does. A body that is no object has none.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, default)]
+    facet: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    topic: Option<&'a RawValue>,
+}
+
+/// A string as it is, a number or a boolean as its JSON text, nothing else.
+fn text_of(value: &RawValue) -> Option<String> {
+    match value.get().as_bytes().first()? {
+        b'"' => serde_json::from_str(value.get()).ok(),
+        b'-' | b'0'..=b'9' | b't' | b'f' => Some(value.get().to_owned()),
+        _ => None,
+    }
+}
+
+/// A message as a queue holds it.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) id: MessageId,
+    pub(crate) facet: String,
+    pub(crate) topic: String,
+    /// How often it was leased before.
+    pub(crate) attempts: u32,
+    /// Ms since 1970, by the clock of Redis.
+    pub(crate) delivered_at: u64,
+    pub(crate) body: Arc<[u8]>,
+}
+
+impl Stored {
+    /// Reads `<id> <attempts> <delivered at> <bytes of the topic> <topic><body>`. What somebody else put into a list is
+    /// all body, and has the id 0.
+    pub(crate) fn parse(facet: String, raw: &[u8]) -> Self {
+        Self::parse_own(&facet, raw).unwrap_or_else(|| Self {
+            id: MessageId(0),
+            facet,
+            topic: String::new(),
+            attempts: 0,
+            delivered_at: 0,
+            body: raw.into(),
+        })
+    }
+
+    fn parse_own(facet: &str, raw: &[u8]) -> Option<Self> {
+        let mut rest = raw;
+        let mut number = || -> Option<u64> {
+            let end = rest.iter().position(|byte| *byte == b' ')?;
+            let digits = std::str::from_utf8(&rest[..end]).ok()?;
+            rest = &rest[end + 1..];
+            digits.parse().ok()
+        };
+        let (id, attempts, delivered_at, topic) = (number()?, number()?, number()?, number()?);
+        let (topic, body) = rest.split_at_checked(usize::try_from(topic).ok()?)?;
+        Some(Self {
+            id: MessageId(id),
+            facet: facet.to_owned(),
+            topic: String::from_utf8_lossy(topic).into_owned(),
+            attempts: attempts.try_into().ok()?,
+            delivered_at,
+            body: body.into(),
+        })
+    }
+
+    pub(crate) fn decode<T>(&self, decode: Decode<T>) -> Result<T, Undecodable> {
+        decode(&self.body).map_err(|source| Undecodable {
+            id: self.id,
+            topic: self.topic.clone(),
+            body: self.body.clone(),
+            source: Arc::new(source),
+        })
+    }
+}

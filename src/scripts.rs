@@ -1,0 +1,120 @@
+//! The scripts of `lua/`, embedded: one for each verb, the prelude in front of it.
+
+use std::sync::LazyLock;
+
+use include_dir::{Dir, include_dir};
+
+static LUA: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/lua");
+
+/// A script as Redis gets it.
+#[derive(Debug)]
+pub(crate) struct Script {
+    /// The verb: `lua/<name>.lua`.
+    pub(crate) name: &'static str,
+    pub(crate) text: String,
+    /// What EVALSHA knows it by.
+    pub(crate) sha: String,
+}
+
+impl Script {
+    /// Joins shebang, prelude and body, so that the shebang stays the first line.
+    fn embedded(name: &'static str) -> Self {
+        let body = source(name);
+        let (shebang, body) = body.split_once('\n').unwrap_or((body, ""));
+        let text = format!("{shebang}\n{}{body}", source("prelude"));
+        let sha = sha1_smol::Sha1::from(&text).digest().to_string();
+        Self { name, text, sha }
+    }
+}
+
+/// The text of a file of `lua/`; empty where there is none, which a test below rules out.
+fn source(name: &str) -> &'static str {
+    LUA.get_file(format!("{name}.lua")).and_then(|file| file.contents_utf8()).unwrap_or_default()
+}
+
+macro_rules! scripts {
+    ($($constant:ident: $name:literal,)*) => {
+        $(pub(crate) static $constant: LazyLock<Script> = LazyLock::new(|| Script::embedded($name));)*
+        #[cfg(test)]
+        const VERBS: &[&str] = &[$($name),*];
+    };
+}
+
+scripts! {
+    ACK: "ack",
+    CONFIGURE: "configure",
+    CONNECT: "connect",
+    DELIVER: "deliver",
+    EXTEND: "extend",
+    LEASE: "lease",
+    NACK: "nack",
+    PULL: "pull",
+    QUEUES: "queues",
+    REGISTER_QUEUE: "register_queue",
+    UNREGISTER_QUEUE: "unregister_queue",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> Vec<(&'static str, &'static str)> {
+        LUA.files()
+            .map(|file| {
+                let name = file.path().file_stem().unwrap().to_str().unwrap();
+                (name, file.contents_utf8().unwrap())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_script_is_a_verb_and_every_verb_a_script() {
+        let mut names: Vec<_> = files().into_iter().map(|(name, _)| name).collect();
+        names.retain(|name| *name != "prelude");
+        names.sort_unstable();
+        assert_eq!(names, VERBS);
+    }
+
+    #[test]
+    fn a_script_begins_with_its_flags_a_sentence_and_what_it_returns() {
+        for (name, text) in files().into_iter().filter(|(name, _)| *name != "prelude") {
+            let lines: Vec<_> = text.lines().collect();
+            let flags = ["#!lua", "#!lua flags=allow-oom", "#!lua flags=no-writes"];
+            assert!(flags.contains(&lines[0]), "{name}: {}", lines[0]);
+            assert!(lines[1].starts_with("-- "), "{name} has no first sentence");
+            let head: Vec<_> =
+                lines[1..].iter().take_while(|line| line.starts_with("--")).collect();
+            assert!(head.iter().any(|line| line.starts_with("-- Returns ")), "{name}: Returns");
+            assert!(lines.len() <= 60, "{name} has {} lines: is it two verbs?", lines.len());
+        }
+    }
+
+    #[test]
+    fn keys_are_named_in_the_prelude_alone_and_arguments_once_in_their_order() {
+        for (name, text) in files().into_iter().filter(|(name, _)| *name != "prelude") {
+            assert!(!text.contains("KEYS["), "{name} names a key");
+            let bound: Vec<usize> = text
+                .match_indices("ARGV[")
+                .filter_map(|(at, _)| text[at + 5..].split_once(']')?.0.parse().ok())
+                .filter(|_| true)
+                .collect();
+            let statements = text.lines().filter(|line| {
+                line.starts_with("local ") && line.contains("= ARGV[")
+                    || line.contains("= tonumber(ARGV[")
+            });
+            let in_order: Vec<usize> = statements
+                .filter_map(|line| line.split_once("ARGV[")?.1.split_once(']')?.0.parse().ok())
+                .collect();
+            assert_eq!(in_order, (2..2 + in_order.len()).collect::<Vec<_>>(), "{name}");
+            for n in &in_order {
+                assert!(bound.contains(n));
+            }
+        }
+    }
+
+    #[test]
+    fn the_prelude_has_at_most_ten_functions() {
+        let functions = source("prelude").lines().filter(|line| line.starts_with("local function"));
+        assert!(functions.count() <= 10);
+    }
+}

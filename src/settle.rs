@@ -1,0 +1,69 @@
+//! Settling: ack, nack and extend, which the token of a lease decides on.
+
+use std::time::Duration;
+
+use crate::{
+    Error, Token,
+    connection::Repeat,
+    core::{Core, read},
+    error::{Cause, Result},
+    scripts,
+};
+
+/// The most tokens that one script settles.
+const MOST: usize = 1000;
+
+/// What to do with a lease.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Settling {
+    Ack,
+    /// `counted`: whether it was an attempt, as it is when somebody saw the message.
+    Nack {
+        counted: bool,
+    },
+    Extend {
+        length: Duration,
+    },
+}
+
+/// Settles leases, those of all queues in one call for each 1,000. Returns the tokens that were lost.
+pub(crate) async fn settle(core: &Core, how: Settling, tokens: &[Token]) -> Result<Vec<Token>> {
+    let mut lost = Vec::new();
+    for part in tokens.chunks(MOST) {
+        let mut queues: Vec<&str> = part.iter().map(|token| &*token.queue).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        let script = match how {
+            Settling::Ack => &scripts::ACK,
+            Settling::Nack { .. } => &scripts::NACK,
+            Settling::Extend { .. } => &scripts::EXTEND,
+        };
+        let mut command = core.command(script, &queues);
+        match how {
+            Settling::Ack => {}
+            Settling::Nack { counted } => drop(command.arg(u8::from(counted))),
+            Settling::Extend { length } => drop(command.arg(length.as_millis() as u64)),
+        }
+        for token in part {
+            let place = queues.partition_point(|queue| *queue < &*token.queue) + 1;
+            command.arg(place).arg(token.id.0).arg(token.lease);
+        }
+        let reply = core.call(script, &command, Repeat::Safe).await?;
+        let mut places: Vec<usize> = read(reply.value)?;
+        if reply.repeated && !places.is_empty() {
+            let why = "sent again after the connection broke: the first may have worked";
+            return Err(Error::MaybeApplied(Cause::new(why)));
+        }
+        places.sort_unstable();
+        lost.extend(places.into_iter().filter_map(|place| part.get(place - 1)).cloned());
+    }
+    Ok(lost)
+}
+
+/// Settles one lease.
+pub(crate) async fn settle_one(core: &Core, how: Settling, token: &Token) -> Result<()> {
+    match settle(core, how, std::slice::from_ref(token)).await?.first() {
+        Some(lost) => Err(Error::LeaseLost(lost.id)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,111 @@
+//! What pull and lease have in common: one call takes a bounded number of messages, and of bytes.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use redis::Value;
+use tracing::warn;
+
+use crate::{
+    connection::Repeat,
+    core::{Core, read},
+    error::{Result, unexpected},
+    keys::check_name,
+    message::Stored,
+    scripts,
+};
+
+/// The most messages that one take gives.
+const MOST: usize = 1000;
+/// The most that one script takes, so that it stays under 5 ms.
+const MOST_OF_A_PART: usize = 500;
+/// The most bytes that one take gives, unless a single message is larger.
+const MOST_BYTES: usize = 4 << 20;
+
+/// A message that was taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) stored: Stored,
+    /// The number of its lease, 0 for one that was pulled.
+    pub(crate) lease: u64,
+    /// Before the call was sent.
+    pub(crate) asked: Instant,
+}
+
+/// Takes up to `most` messages, for good or for the `length` of a lease.
+pub(crate) async fn take(
+    core: &Core,
+    queue: &Arc<str>,
+    most: usize,
+    length: Option<Duration>,
+) -> Result<Vec<Taken>> {
+    check_name(queue)?;
+    let mut left = most.min(MOST);
+    let mut bytes = MOST_BYTES;
+    let mut taken = Vec::new();
+    while left > 0 {
+        // Equal parts: a part of one would be given whatever its size.
+        let most = left.div_ceil(left.div_ceil(MOST_OF_A_PART));
+        match part(core, queue, most, bytes, length).await {
+            Ok(part) if part.taken.is_empty() && part.bounded && taken.is_empty() => {
+                left = 1; // Either its size stopped it, or the call has cleared the way for the next.
+            }
+            Ok(part) => {
+                left -= part.taken.len();
+                bytes = bytes.saturating_sub(part.bytes);
+                let whole = part.taken.len() == most;
+                taken.extend(part.taken);
+                if !whole {
+                    break;
+                }
+            }
+            Err(error) if taken.is_empty() => return Err(error),
+            Err(error) => {
+                let taken = taken.len();
+                warn!(target: "fairlane", queue = &**queue, taken, %error, "the rest of a take failed");
+                break;
+            }
+        }
+    }
+    Ok(taken)
+}
+
+struct Part {
+    taken: Vec<Taken>,
+    bytes: usize,
+    /// Whether a bound ended the script before it was known whether more can be served.
+    bounded: bool,
+}
+
+async fn part(
+    core: &Core,
+    queue: &Arc<str>,
+    most: usize,
+    bytes: usize,
+    length: Option<Duration>,
+) -> Result<Part> {
+    let script = if length.is_some() { &scripts::LEASE } else { &scripts::PULL };
+    let mut command = core.command(script, &[queue]);
+    command.arg(&**queue).arg(most).arg(bytes);
+    if let Some(length) = length {
+        command.arg(length.as_millis() as u64);
+    }
+    let asked = Instant::now();
+    let reply =
+        core.call(script, &command, Repeat::Never).await.map_err(|error| error.of(queue))?;
+    let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
+    let mut next = || values.next().ok_or_else(|| unexpected("a reply that ends too soon"));
+    let bounded = read::<u8>(next()?)? == 1;
+    let lease = read(next()?)?;
+    let mut part = Part { taken: Vec::new(), bytes: 0, bounded };
+    while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
+        let facet: Vec<u8> = read(facet)?;
+        let raw: Vec<u8> = read(raw)?;
+        part.bytes += raw.len();
+        let stored = Stored::parse(String::from_utf8_lossy(&facet).into_owned(), &raw);
+        part.taken.push(Taken { stored, lease, asked });
+    }
+    Ok(part)
+}
