@@ -15,7 +15,7 @@ local scale = (tonumber(redis.call("HGET", q.weights, facet)) or 1) / weight
 if weight == 1 then
   redis.call("HDEL", q.weights, facet)
 else
-  redis.call("HSET", q.weights, facet, ARGV[4])
+  redis.call("HSET", q.weights, facet, weight)
 end
 for _, set in ipairs({ q.ready, q.idle }) do
   local turn = tonumber(redis.call("ZSCORE", set, facet))

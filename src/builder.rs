@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     Broker, Invalid,
     connection::{Connection, parse},
-    core::{Clock, Core},
+    core::{Core, Testing},
     error::Result,
     keys::Keys,
     message::Form,
@@ -22,7 +22,7 @@ pub struct BrokerBuilder<T = Value> {
     namespace: Option<String>,
     max_body: usize,
     deadline: Duration,
-    clock: Option<Clock>,
+    testing: Testing,
 }
 
 enum Source {
@@ -41,7 +41,7 @@ impl<T> BrokerBuilder<T> {
             namespace: None,
             max_body: 1 << 20,
             deadline: Duration::from_secs(5),
-            clock: None,
+            testing: Testing::default(),
         }
     }
 
@@ -114,7 +114,15 @@ impl<T> BrokerBuilder<T> {
     #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn clock(mut self, now: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
-        self.clock = Some(Arc::new(now));
+        self.testing.clock = Some(Box::new(now));
+        self
+    }
+
+    /// Changes the text of a script for this broker.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn script(mut self, name: &'static str, change: impl FnOnce(String) -> String) -> Self {
+        self.testing.scripts.push(crate::scripts::Script::changed(name, change));
         self
     }
 
@@ -150,7 +158,7 @@ impl<T> BrokerBuilder<T> {
             parse(&url)?
         };
         let connection = Connection::new(info, self.deadline)?;
-        let mut core = Core::new(connection, keys, self.max_body, self.clock);
+        let mut core = Core::new(connection, keys, self.max_body, self.testing);
         #[cfg(all(unix, feature = "embedded"))]
         {
             core._server = server;

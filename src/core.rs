@@ -14,8 +14,14 @@ use crate::{
     scripts::{self, Script},
 };
 
-/// The time that scripts are given, in ms since 1970; 0 lets them take that of Redis.
-pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+/// What only tests set.
+#[derive(Default)]
+pub(crate) struct Testing {
+    /// The time that scripts are given, in ms since 1970, instead of that of Redis.
+    pub(crate) clock: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
+    /// Scripts that take the place of those of the same name.
+    pub(crate) scripts: Vec<Script>,
+}
 
 /// What is behind every handle of a broker.
 pub(crate) struct Core {
@@ -25,7 +31,7 @@ pub(crate) struct Core {
     pub(crate) max_body: usize,
     /// Where a call goes on whose future was dropped.
     pub(crate) runtime: Handle,
-    pub(crate) clock: Option<Clock>,
+    pub(crate) testing: Testing,
     routes: RwLock<Arc<Routes>>,
     /// Held while routes are loaded, so that many calls load them once.
     loading: tokio::sync::Mutex<()>,
@@ -39,14 +45,14 @@ impl Core {
         connection: Connection,
         keys: Keys,
         max_body: usize,
-        clock: Option<Clock>,
+        testing: Testing,
     ) -> Self {
         Self {
             connection,
             keys,
             max_body,
             runtime: Handle::current(),
-            clock,
+            testing,
             routes: RwLock::new(Arc::new(Routes::new(Vec::new()))),
             loading: tokio::sync::Mutex::default(),
             #[cfg(all(unix, feature = "embedded"))]
@@ -57,9 +63,9 @@ impl Core {
     /// Begins the call of a script with these queues; its own arguments are to follow.
     pub(crate) fn command(&self, script: &Script, queues: &[&str]) -> Cmd {
         let keys = self.keys.of(queues);
-        let now = self.clock.as_ref().map_or(0, |clock| clock());
+        let now = self.testing.clock.as_ref().map_or(0, |clock| clock());
         let mut command = redis::cmd("EVALSHA");
-        command.arg(&script.sha).arg(keys.len()).arg(keys).arg(now);
+        command.arg(&self.script(script).sha).arg(keys.len()).arg(keys).arg(now);
         command
     }
 
@@ -69,7 +75,11 @@ impl Core {
         command: &Cmd,
         repeat: Repeat,
     ) -> Result<Reply> {
-        self.connection.call(command, Some(script), repeat).await
+        self.connection.call(command, Some(self.script(script)), repeat).await
+    }
+
+    fn script<'a>(&'a self, script: &'a Script) -> &'a Script {
+        self.testing.scripts.iter().find(|other| other.name == script.name).unwrap_or(script)
     }
 
     /// Checks that server and namespace are of a kind that this version works with.

@@ -1,0 +1,61 @@
+# A server that had to be put under target/ is not in the PATH, so cargo is told where it is. Otherwise nothing is set, and
+# a FAIRLANE_SERVER of the caller's stays. Where there is no server and none can be installed, nothing else is tried.
+WITH_SERVER = server=$$(tools/redis-server.sh) && $${server:+env FAIRLANE_SERVER="$$server"}
+
+# What a script may use without `local`: what Redis gives it.
+LUA_GLOBALS = redis KEYS ARGV tonumber type ipairs pairs unpack math string table
+
+.PHONY: help demo test ci bench lua deny server
+
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo: ## runs the quick start on a server of its own
+	@$(WITH_SERVER) cargo run --release --example quickstart
+
+test: ## runs all tests, those of the documentation too
+	@$(WITH_SERVER) cargo test --all-features
+
+# The examples are those that the tests have built: the same profile and features, so nothing is compiled again.
+ci: lua deny ## runs all that has to pass before a change goes in
+	cargo fmt --check
+	cargo clippy --all-targets --all-features -- -D warnings
+	cargo clippy --lib --no-default-features -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features
+	$(MAKE) test
+	@$(WITH_SERVER) true && for example in $(basename $(notdir $(wildcard examples/*.rs))); do \
+	  echo "cargo run --all-features --example $$example"; \
+	  $${server:+env FAIRLANE_SERVER="$$server"} cargo run --quiet --all-features --example "$$example" || exit 1; \
+	done
+
+bench: ## runs the benchmarks
+	@$(WITH_SERVER) cargo bench
+
+# The bytecode of Lua 5.1, which Redis runs, names each global: one that is not of Redis is a missing `local`.
+lua: ## checks the format of the scripts, and that they have no globals
+	@if command -v stylua >/dev/null; then stylua --check lua; \
+	else echo "stylua is not installed: the format of the scripts is not checked."; fi
+	@for luac in luac5.1 luac ''; do \
+	  [ -z "$$luac" ] || ! $$luac -v 2>&1 | grep -q '^Lua 5\.1' || break; \
+	done; \
+	[ -n "$$luac" ] || { echo "luac 5.1 is not installed: the globals of the scripts are not checked."; exit 0; }; \
+	prelude=$$(wc -l <lua/prelude.lua) && status=0; \
+	for script in lua/*.lua; do \
+	  [ "$$script" != lua/prelude.lua ] || continue; \
+	  list=$$({ cat lua/prelude.lua; tail -n +2 "$$script"; } | $$luac -p -l -) || { echo "$$script: not Lua"; exit 1; }; \
+	  printf '%s\n' "$$list" | awk -v allowed='$(LUA_GLOBALS)' -v prelude="$$prelude" -v script="$$script" ' \
+	    BEGIN { split(allowed, names, " "); for (i in names) known[names[i]] } \
+	    $$3 == "SETGLOBAL" || $$3 == "GETGLOBAL" && !($$NF in known) { \
+	      line = substr($$2, 2) + 0; \
+	      at = line > prelude ? script ":" line - prelude + 1 : "lua/prelude.lua:" line; \
+	      print at ": " $$NF " is a global: is a local missing?"; bad = 1; \
+	    } \
+	    END { exit bad }' || status=1; \
+	done; exit $$status
+
+deny: ## checks licences and sources of the dependencies
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
+	else echo "cargo-deny is not installed: licences and sources of the dependencies are not checked."; fi
+
+server: ## installs a Redis server where there is none
+	@tools/redis-server.sh

@@ -1,0 +1,759 @@
+//! Random operations, on a real server and on a small model of the design, step by step: what comes back, what is
+//! stored, and what is promised must be the same.
+//!
+//! The model is plain Rust over maps. It serves one message at a time, so that batches are checked against singles, and
+//! it keeps account of the two bounds of fairness at every service.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::LazyLock,
+    time::Duration,
+};
+
+use fairlane::{Broker, Error, Token};
+use proptest::{
+    prelude::*,
+    strategy::ValueTree,
+    test_runner::{Config, TestRunner},
+};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::support::{self, START, Space};
+
+/// Names that have been trouble elsewhere.
+const FACETS: [&str; 6] = ["a", "b:c", "length", "{x}", "f:a", "é\n\0 😀"];
+const QUEUES: [&str; 2] = ["q1", "q1-2"];
+const TOPICS: [&str; 3] = ["x:1", "y:1", "none"];
+const PATTERNS: [&str; 3] = ["^[xy]:", "x", "^y:"];
+const WEIGHTS: [f64; 6] = [1.0, 0.001, 0.3, 3.0, 7.5, 1000.0];
+
+fn matches(pattern: usize, topic: usize) -> bool {
+    match pattern {
+        0 => topic < 2,
+        1 => topic == 0,
+        _ => topic == 1,
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Deliver { broker: usize, messages: Vec<(usize, usize)> },
+    Pull { queue: usize, most: usize },
+    Lease { queue: usize, most: usize, length: u64 },
+    Ack { tokens: Vec<usize> },
+    Nack { token: usize },
+    Extend { token: usize, length: u64 },
+    Pass { ms: u64 },
+    SetWeight { queue: usize, facet: usize, weight: usize },
+    Register { queue: usize, pattern: usize },
+    Unregister { queue: usize },
+}
+
+/// What a step must give.
+#[derive(Debug, Clone, PartialEq)]
+enum Outcome {
+    Nothing,
+    Delivered { first: u64, queues: Vec<Vec<&'static str>> },
+    Taken(Vec<Served>),
+    Lost(Vec<usize>),
+    NoSuchQueue,
+    Was(bool),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Served {
+    facet: &'static str,
+    id: u64,
+    attempt: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Message {
+    id: u64,
+    attempts: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Leased {
+    facet: &'static str,
+    message: Message,
+    /// Its place among all tokens that were ever given.
+    token: usize,
+    ends: u64,
+}
+
+/// How far two facets that both wait have come apart, in turns, since both of them wait.
+#[derive(Debug, Clone, Copy, Default)]
+struct Apart {
+    now: f64,
+    least: f64,
+    most: f64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Queue {
+    route: Option<usize>,
+    waiting: BTreeMap<&'static str, VecDeque<Message>>,
+    leased: BTreeMap<u64, Leased>,
+    weights: BTreeMap<&'static str, f64>,
+    ready: BTreeMap<&'static str, f64>,
+    idle: BTreeMap<&'static str, f64>,
+    floor: f64,
+    arrival: f64,
+    early: f64,
+    apart: BTreeMap<(&'static str, &'static str), Apart>,
+    /// For each facet that waits: how many others were served since its head is the head, and how many may be.
+    passed: BTreeMap<&'static str, (f64, f64)>,
+    weighted: bool,
+}
+
+impl Queue {
+    fn weight(&self, facet: &str) -> f64 {
+        self.weights.get(facet).copied().unwrap_or(1.0)
+    }
+
+    fn exists(&self) -> bool {
+        self.route.is_some() || !self.ready.is_empty() || !self.leased.is_empty()
+    }
+
+    fn arrive(&mut self, facet: &'static str) {
+        let tick = (2f64.powi(-20)).max(self.floor * 2f64.powi(-50));
+        let left = self.idle.remove(facet).filter(|left| *left > self.floor);
+        self.early = self.early.min(self.ready.len() as f64);
+        let turn = if let Some(left) = left {
+            left
+        } else if self.early >= 1.0 {
+            self.early -= 1.0;
+            self.floor - (self.early + 1.0) * tick
+        } else {
+            self.arrival = self.arrival.max(self.floor) + tick;
+            self.arrival + 1.0 / self.weight(facet)
+        };
+        for other in self.ready.keys() {
+            self.apart.insert(pair(facet, other), Apart::default());
+        }
+        self.ready.insert(facet, turn);
+        self.head(facet);
+    }
+
+    /// A facet has a new head: the promise to it begins.
+    fn head(&mut self, facet: &'static str) {
+        let debtors = self.idle.values().filter(|turn| **turn > self.floor).count();
+        let most = 4.0 * (self.ready.len() + debtors) as f64 + self.early;
+        self.passed.insert(facet, (0.0, most));
+    }
+
+    fn deliver(&mut self, facet: &'static str, message: Message) {
+        let list = self.waiting.entry(facet).or_default();
+        list.push_back(message);
+        if list.len() == 1 {
+            self.arrive(facet);
+        }
+    }
+
+    fn release(&mut self, id: u64) {
+        let leased = self.leased.remove(&id).unwrap();
+        let mut message = leased.message;
+        message.attempts += 1;
+        let list = self.waiting.entry(leased.facet).or_default();
+        list.push_front(message);
+        match list.len() {
+            1 => self.arrive(leased.facet),
+            _ => self.head(leased.facet),
+        }
+    }
+
+    fn due(&mut self, now: u64, most: usize) {
+        let mut due: Vec<_> = self.leased.iter().filter(|(_, leased)| leased.ends <= now).collect();
+        due.sort_by_key(|(id, leased)| (leased.ends, id.to_string()));
+        let mut ids: Vec<u64> = due.into_iter().take(most).map(|(id, _)| *id).collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.into_iter().for_each(|id| self.release(id));
+    }
+
+    /// Serves one message, as one pull would.
+    fn serve(&mut self, debts: &mut Vec<(&'static str, f64)>) -> Option<(&'static str, Message)> {
+        let lowest = self.ready.iter().min_by(|a, b| a.1.total_cmp(b.1).then(a.0.cmp(b.0)));
+        let (facet, turn) = lowest.map(|(facet, turn)| (*facet, *turn))?;
+        if turn >= self.floor {
+            self.early = (self.early + 1.0).min(self.ready.len() as f64);
+            self.floor = turn;
+        }
+        let step = 1.0 / self.weight(facet);
+        self.account(facet, step);
+        let list = self.waiting.get_mut(facet).unwrap();
+        let message = list.pop_front().unwrap();
+        if list.is_empty() {
+            self.waiting.remove(facet);
+            self.ready.remove(facet);
+            self.passed.remove(facet);
+            self.apart.retain(|(a, b), _| *a != facet && *b != facet);
+            debts.push((facet, turn + step));
+        } else {
+            self.ready.insert(facet, turn + step);
+            self.head(facet);
+        }
+        Some((facet, message))
+    }
+
+    /// Checks both bounds of fairness at a service.
+    fn account(&mut self, served: &'static str, step: f64) {
+        for ((a, b), apart) in &mut self.apart {
+            if *a != served && *b != served {
+                continue;
+            }
+            apart.now += if *a == served { step } else { -step };
+            apart.least = apart.least.min(apart.now);
+            apart.most = apart.most.max(apart.now);
+            let weight = |facet| self.weights.get(facet).copied().unwrap_or(1.0);
+            let bound = 1.0 / weight(*a) + 1.0 / weight(*b);
+            let range = apart.most - apart.least;
+            assert!(
+                range <= bound * (1.0 + 1e-6) + 1e-3,
+                "{a:?} and {b:?} are {range} turns apart"
+            );
+        }
+        if self.weighted {
+            return; // The second bound is one for equal weights.
+        }
+        for (facet, (passed, most)) in &mut self.passed {
+            if *facet != served {
+                *passed += 1.0;
+                assert!(passed <= most, "{facet:?} was passed {passed} times, {most} are allowed");
+            }
+        }
+    }
+
+    fn take(&mut self, now: u64, most: usize) -> Vec<(&'static str, Message)> {
+        let in_debt = !self.idle.is_empty();
+        self.due(now, most + 10);
+        let mut debts = Vec::new();
+        let taken: Vec<_> = std::iter::from_fn(|| self.serve(&mut debts)).take(most).collect();
+        debts.retain(|(_, turn)| *turn > self.floor);
+        self.idle.extend(debts);
+        if in_debt && !taken.is_empty() {
+            let mut past: Vec<_> =
+                self.idle.iter().filter(|(_, turn)| **turn <= self.floor).collect();
+            past.sort_by(|a, b| a.1.total_cmp(b.1).then(a.0.cmp(b.0)));
+            let past: Vec<_> =
+                past.into_iter().take(2 * taken.len()).map(|(facet, _)| *facet).collect();
+            self.idle.retain(|facet, _| !past.contains(facet));
+        }
+        if self.ready.is_empty() {
+            (self.floor, self.arrival, self.early) = (0.0, 0.0, 0.0);
+            self.idle.clear();
+        }
+        taken
+    }
+}
+
+fn pair(a: &'static str, b: &'static str) -> (&'static str, &'static str) {
+    if a < b { (a, b) } else { (b, a) }
+}
+
+#[derive(Debug, Clone)]
+struct Model {
+    now: u64,
+    seq: u64,
+    queues: [Queue; 2],
+    /// Queue and message of each token that was ever given.
+    tokens: Vec<(usize, u64)>,
+    outcome: Outcome,
+}
+
+impl Model {
+    fn holds(&self, token: usize) -> bool {
+        let (queue, id) = self.tokens[token];
+        self.queues[queue].leased.get(&id).is_some_and(|leased| leased.token == token)
+    }
+
+    fn step(&mut self, step: &Step) -> Outcome {
+        match step {
+            Step::Deliver { messages, .. } => {
+                let first = self.seq + 1;
+                let mut queues = Vec::new();
+                for (facet, topic) in messages {
+                    self.seq += 1;
+                    let mut names = Vec::new();
+                    for (queue, name) in self.queues.iter_mut().zip(QUEUES) {
+                        if queue.route.is_some_and(|pattern| matches(pattern, *topic)) {
+                            queue.deliver(FACETS[*facet], Message { id: self.seq, attempts: 0 });
+                            names.push(name);
+                        }
+                    }
+                    queues.push(names);
+                }
+                Outcome::Delivered { first, queues }
+            }
+            Step::Pull { queue, most } => {
+                let queue = &mut self.queues[*queue];
+                let taken = queue.take(self.now, *most);
+                if taken.is_empty() && !queue.exists() {
+                    return Outcome::NoSuchQueue;
+                }
+                let served =
+                    |(facet, message): (_, Message)| Served { facet, id: message.id, attempt: 0 };
+                Outcome::Taken(taken.into_iter().map(served).collect())
+            }
+            Step::Lease { queue: place, most, length } => {
+                let queue = &mut self.queues[*place];
+                let taken = queue.take(self.now, *most);
+                if taken.is_empty() {
+                    return if queue.exists() {
+                        Outcome::Taken(Vec::new())
+                    } else {
+                        Outcome::NoSuchQueue
+                    };
+                }
+                self.seq += 1;
+                let mut served = Vec::new();
+                for (facet, message) in taken {
+                    let token = self.tokens.len();
+                    self.tokens.push((*place, message.id));
+                    served.push(Served { facet, id: message.id, attempt: message.attempts + 1 });
+                    let ends = self.now + length;
+                    queue.leased.insert(message.id, Leased { facet, message, token, ends });
+                }
+                Outcome::Taken(served)
+            }
+            Step::Ack { tokens } => {
+                let mut lost = Vec::new();
+                // A token that is named twice is settled once, by its last place.
+                for token in self.chosen(tokens).into_iter().rev() {
+                    let (queue, id) = self.tokens[token];
+                    if self.holds(token) {
+                        self.queues[queue].leased.remove(&id);
+                    } else {
+                        lost.insert(0, token);
+                    }
+                }
+                Outcome::Lost(lost)
+            }
+            Step::Nack { token } => {
+                let lost: Vec<_> = self
+                    .chosen(&[*token])
+                    .into_iter()
+                    .filter(|token| !self.holds(*token))
+                    .collect();
+                for token in
+                    self.chosen(&[*token]).into_iter().filter(|token| !lost.contains(token))
+                {
+                    let (queue, id) = self.tokens[token];
+                    self.queues[queue].release(id);
+                }
+                Outcome::Lost(lost)
+            }
+            Step::Extend { token, length } => {
+                let mut lost = self.chosen(&[*token]);
+                if let Some(token) = lost.pop_if(|token| self.holds(*token)) {
+                    let (queue, id) = self.tokens[token];
+                    self.queues[queue].leased.get_mut(&id).unwrap().ends = self.now + length;
+                }
+                Outcome::Lost(lost)
+            }
+            Step::Pass { ms } => {
+                self.now += ms;
+                Outcome::Nothing
+            }
+            Step::SetWeight { queue, facet, weight } => {
+                let queue = &mut self.queues[*queue];
+                if !queue.exists() {
+                    return Outcome::NoSuchQueue;
+                }
+                let (facet, weight) = (FACETS[*facet], WEIGHTS[*weight]);
+                let scale = queue.weight(facet) / weight;
+                match weight {
+                    1.0 => drop(queue.weights.remove(facet)),
+                    _ => drop(queue.weights.insert(facet, weight)),
+                }
+                queue.weighted |= weight != 1.0;
+                let floor = queue.floor;
+                for set in [&mut queue.ready, &mut queue.idle] {
+                    if let Some(turn) = set.get_mut(facet).filter(|turn| **turn > floor) {
+                        *turn = floor + (*turn - floor) * scale;
+                    }
+                }
+                for (_, apart) in
+                    queue.apart.iter_mut().filter(|((a, b), _)| *a == facet || *b == facet)
+                {
+                    *apart = Apart::default();
+                }
+                Outcome::Nothing
+            }
+            Step::Register { queue, pattern } => {
+                self.queues[*queue].route = Some(*pattern);
+                Outcome::Nothing
+            }
+            Step::Unregister { queue } => Outcome::Was(self.queues[*queue].route.take().is_some()),
+        }
+    }
+
+    /// The tokens that a step means, among those there are.
+    fn chosen(&self, tokens: &[usize]) -> Vec<usize> {
+        match self.tokens.len() {
+            0 => Vec::new(),
+            // The latest ones above all: they are likely to be held.
+            there => tokens.iter().map(|token| there - 1 - token % there).collect(),
+        }
+    }
+}
+
+impl ReferenceStateMachine for Model {
+    type State = Self;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<Self> {
+        let queue = |route| Queue { route, ..Queue::default() };
+        Just(Self {
+            now: START,
+            seq: 0,
+            queues: [queue(Some(0)), queue(None)],
+            tokens: Vec::new(),
+            outcome: Outcome::Nothing,
+        })
+        .boxed()
+    }
+
+    fn transitions(_: &Self) -> BoxedStrategy<Step> {
+        // A loud facet, some quiet ones; a queue that is used more than the other.
+        let facet = || prop_oneof![3 => Just(0), 2 => 0..FACETS.len()];
+        let queue = || prop_oneof![3 => Just(0usize), 1 => Just(1usize)];
+        let most = || prop_oneof![4 => Just(1usize), 2 => 2..12usize, 1 => Just(600usize)];
+        let length = || prop_oneof![1..40u64, Just(30_000u64)];
+        let messages = prop::collection::vec((facet(), 0..TOPICS.len()), 1..9);
+        prop_oneof![
+            6 => (0..2usize, messages).prop_map(|(broker, messages)| Step::Deliver { broker, messages }),
+            4 => (queue(), most()).prop_map(|(queue, most)| Step::Pull { queue, most }),
+            5 => (queue(), most(), length()).prop_map(|(queue, most, length)| Step::Lease { queue, most, length }),
+            3 => prop::collection::vec(0..12usize, 1..5).prop_map(|tokens| Step::Ack { tokens }),
+            3 => (0..8usize).prop_map(|token| Step::Nack { token }),
+            2 => (0..8usize, length()).prop_map(|(token, length)| Step::Extend { token, length }),
+            3 => (0..50u64).prop_map(|ms| Step::Pass { ms }),
+            1 => (queue(), facet(), 0..WEIGHTS.len())
+                .prop_map(|(queue, facet, weight)| Step::SetWeight { queue, facet, weight }),
+            1 => (queue(), 0..PATTERNS.len()).prop_map(|(queue, pattern)| Step::Register { queue, pattern }),
+            1 => queue().prop_map(|queue| Step::Unregister { queue }),
+        ]
+        .boxed()
+    }
+
+    fn apply(mut state: Self, step: &Step) -> Self {
+        state.outcome = state.step(step);
+        state
+    }
+}
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+/// How the scripts of a run are broken, if they are.
+trait Breach: 'static {
+    const SCRIPT: &'static str = "pull";
+    const FROM: &'static str = "";
+    const TO: &'static str = "";
+}
+
+struct Sound;
+impl Breach for Sound {}
+
+struct Real<B> {
+    space: Space,
+    /// Two clients, each with routes of its own.
+    brokers: [Broker; 2],
+    tokens: Vec<Token>,
+    _breach: std::marker::PhantomData<B>,
+}
+
+impl<B: Breach> Real<B> {
+    async fn new() -> Self {
+        let change = |text: String| {
+            assert!(text.contains(B::FROM), "there is nothing to break");
+            text.replace(B::FROM, B::TO)
+        };
+        let space = Space::with(|builder| builder.script(B::SCRIPT, change)).await;
+        space.broker.register_queue(QUEUES[0], PATTERNS[0]).await.unwrap();
+        let brokers = [space.broker.clone(), space.another().await];
+        Self { space, brokers, tokens: Vec::new(), _breach: std::marker::PhantomData }
+    }
+
+    async fn step(&mut self, model: &Model, step: &Step) {
+        let broker = &self.brokers[0];
+        // The tokens that were there before the step.
+        let chosen = |tokens: &[usize]| {
+            model
+                .chosen(tokens)
+                .into_iter()
+                .map(|token| self.tokens[token].clone())
+                .collect::<Vec<_>>()
+        };
+        let outcome = match step {
+            Step::Deliver { broker, messages } => {
+                let Outcome::Delivered { first, .. } = model.outcome else { unreachable!() };
+                let messages: Vec<_> = (first..)
+                    .zip(messages)
+                    .map(|(n, (facet, topic))| support::message(FACETS[*facet], TOPICS[*topic], n))
+                    .collect();
+                let receipts = self.brokers[*broker].deliver_all(&messages).await.unwrap();
+                let names = |queues: &[String]| {
+                    QUEUES
+                        .into_iter()
+                        .filter(|name| queues.iter().any(|queue| queue == name))
+                        .collect()
+                };
+                assert!(
+                    receipts
+                        .iter()
+                        .zip(first..)
+                        .all(|(receipt, id)| receipt.id.to_string() == id.to_string())
+                );
+                Outcome::Delivered {
+                    first,
+                    queues: receipts.iter().map(|receipt| names(&receipt.queues)).collect(),
+                }
+            }
+            Step::Pull { queue, most } => match broker.queue(QUEUES[*queue]).pull_many(*most).await
+            {
+                Ok(messages) => Outcome::Taken(
+                    messages.into_iter().map(|message| served(&message.unwrap(), 0)).collect(),
+                ),
+                Err(Error::NoSuchQueue(_)) => Outcome::NoSuchQueue,
+                Err(error) => panic!("{error}"),
+            },
+            Step::Lease { queue, most, length } => {
+                let lease = broker
+                    .queue(QUEUES[*queue])
+                    .lease_many(*most)
+                    .lasting(Duration::from_millis(*length));
+                match lease.await {
+                    Ok(deliveries) => {
+                        self.tokens
+                            .extend(deliveries.iter().map(|delivery| delivery.token().clone()));
+                        let served = deliveries.iter().map(|delivery| {
+                            assert_eq!(delivery.facet(), delivery.message().unwrap()["facet"]);
+                            assert_eq!(delivery.topic(), delivery.message().unwrap()["topic"]);
+                            served(delivery.message().unwrap(), delivery.attempt().get())
+                        });
+                        Outcome::Taken(served.collect())
+                    }
+                    Err(Error::NoSuchQueue(_)) => Outcome::NoSuchQueue,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            Step::Ack { tokens } => {
+                let lost = broker.ack_all(chosen(tokens)).await.unwrap();
+                let place =
+                    |lost: &Token| self.tokens.iter().position(|token| token == lost).unwrap();
+                Outcome::Lost(lost.iter().map(place).collect())
+            }
+            Step::Nack { token } => {
+                let mut lost = Vec::new();
+                for (token, place) in chosen(&[*token]).iter().zip(model.chosen(&[*token])) {
+                    match broker.nack(token).await {
+                        Err(Error::LeaseLost(_)) => lost.push(place),
+                        result => result.unwrap(),
+                    }
+                }
+                Outcome::Lost(lost)
+            }
+            Step::Extend { token, length } => {
+                let mut lost = Vec::new();
+                for (token, place) in chosen(&[*token]).iter().zip(model.chosen(&[*token])) {
+                    match broker.extend(token, Duration::from_millis(*length)).await {
+                        Err(Error::LeaseLost(_)) => lost.push(place),
+                        result => drop(result.unwrap()),
+                    }
+                }
+                Outcome::Lost(lost)
+            }
+            Step::Pass { ms } => {
+                self.space.clock.advance(Duration::from_millis(*ms));
+                Outcome::Nothing
+            }
+            Step::SetWeight { queue, facet, weight } => {
+                let facet = broker.queue(QUEUES[*queue]).facet(FACETS[*facet]);
+                match facet.set_weight(WEIGHTS[*weight]).await {
+                    Ok(()) => Outcome::Nothing,
+                    Err(Error::NoSuchQueue(_)) => Outcome::NoSuchQueue,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            Step::Register { queue, pattern } => {
+                broker.register_queue(QUEUES[*queue], PATTERNS[*pattern]).await.unwrap();
+                Outcome::Nothing
+            }
+            Step::Unregister { queue } => {
+                Outcome::Was(broker.unregister_queue(QUEUES[*queue]).await.unwrap())
+            }
+        };
+        assert_eq!(outcome, model.outcome, "what came back, and what should have");
+    }
+
+    /// Compares all that is stored.
+    async fn check(&self, model: &Model) {
+        for (queue, name) in model.queues.iter().zip(QUEUES) {
+            let key = |key: &str| self.space.of(name, key);
+            let mut all = redis::pipe();
+            all.cmd("ZRANGE").arg(key("ready")).arg(0).arg(-1).arg("WITHSCORES");
+            all.cmd("ZRANGE").arg(key("idle")).arg(0).arg(-1).arg("WITHSCORES");
+            all.cmd("HMGET").arg(key("clock")).arg(&["floor", "arrival", "early"]);
+            all.cmd("ZRANGE").arg(key("timers")).arg(0).arg(-1).arg("WITHSCORES");
+            all.cmd("HKEYS").arg(key("leased"));
+            all.cmd("HGETALL").arg(key("weights"));
+            type Turns = BTreeMap<String, f64>;
+            let (ready, idle, clock, timers, leased, weights): (
+                Turns,
+                Turns,
+                (Option<f64>, Option<f64>, Option<f64>),
+                Turns,
+                Vec<String>,
+                Turns,
+            ) = all.query_async(&mut support::raw().await).await.unwrap();
+            let own = |turns: &BTreeMap<&str, f64>| -> Turns {
+                turns.iter().map(|(facet, turn)| (facet.to_string(), *turn)).collect()
+            };
+            assert_eq!(ready, own(&queue.ready), "ready of {name}");
+            assert_eq!(idle, own(&queue.idle), "idle of {name}");
+            assert_eq!(weights, own(&queue.weights), "weights of {name}");
+            let clock = [clock.0, clock.1, clock.2].map(Option::unwrap_or_default);
+            assert_eq!(clock, [queue.floor, queue.arrival, queue.early], "clock of {name}");
+            let ends = queue.leased.iter().map(|(id, leased)| (id.to_string(), leased.ends as f64));
+            assert_eq!(timers, ends.collect::<Turns>(), "timers of {name}");
+            let mut leased: Vec<u64> = leased.iter().map(|id| id.parse().unwrap()).collect();
+            leased.sort_unstable();
+            assert_eq!(
+                leased,
+                queue.leased.keys().copied().collect::<Vec<_>>(),
+                "leased of {name}"
+            );
+            let mut lists = redis::pipe();
+            for facet in FACETS {
+                lists.cmd("LRANGE").arg(key(&format!("f:{facet}"))).arg(0).arg(-1);
+            }
+            let lists: Vec<Vec<String>> =
+                lists.query_async(&mut support::raw().await).await.unwrap();
+            for (list, facet) in lists.iter().zip(FACETS) {
+                let stored: Vec<String> = list
+                    .iter()
+                    .map(|message| message.split(' ').take(2).collect::<Vec<_>>().join(" "))
+                    .collect();
+                let waiting = queue.waiting.get(facet).into_iter().flatten();
+                let expected: Vec<_> =
+                    waiting.map(|message| format!("{} {}", message.id, message.attempts)).collect();
+                assert_eq!(stored, expected, "list of {facet:?} on {name}");
+            }
+        }
+    }
+
+    /// Works off all that is left, and checks that nothing stays behind.
+    async fn end(self, mut model: Model) {
+        self.space.clock.advance(Duration::from_secs(3600));
+        model.now += 3_600_000;
+        for (queue, name) in model.queues.iter_mut().zip(QUEUES) {
+            self.space.broker.register_queue(name, "^$").await.unwrap();
+            loop {
+                let pulled = self.space.broker.queue(name).pull_many(7).await.unwrap();
+                let served = pulled.into_iter().map(|message| served(&message.unwrap(), 0));
+                let expected = queue.take(model.now, 7).into_iter();
+                let expected =
+                    expected.map(|(facet, message)| Served { facet, id: message.id, attempt: 0 });
+                assert_eq!(served.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+                if queue.ready.is_empty() && queue.leased.is_empty() {
+                    break;
+                }
+            }
+            for facet in FACETS {
+                self.space.broker.queue(name).facet(facet).set_weight(1.0).await.unwrap();
+            }
+        }
+        self.space.end().await;
+    }
+}
+
+fn served(message: &Value, attempt: u32) -> Served {
+    let facet = FACETS.into_iter().find(|facet| message["facet"] == *facet).unwrap();
+    Served { facet, id: message["n"].as_u64().unwrap(), attempt }
+}
+
+impl<B: Breach> StateMachineTest for Real<B> {
+    type SystemUnderTest = Self;
+    type Reference = Model;
+
+    fn init_test(_: &Model) -> Self {
+        RUNTIME.block_on(Self::new())
+    }
+
+    fn apply(mut state: Self, model: &Model, step: Step) -> Self {
+        RUNTIME.block_on(state.step(model, &step));
+        state
+    }
+
+    fn check_invariants(state: &Self, model: &Model) {
+        RUNTIME.block_on(state.check(model));
+    }
+
+    fn teardown(state: Self, model: Model) {
+        RUNTIME.block_on(state.end(model));
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(config())]
+    #[test]
+    fn whatever_is_done_in_whatever_order_the_server_does_as_the_model_says(sequential 1..120 => Real<Sound>);
+}
+
+/// A hundred runs, or as many as `PROPTEST_CASES` says.
+fn config() -> Config {
+    let cases =
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(100);
+    Config { cases, failure_persistence: None, ..Config::default() }
+}
+
+/// Runs the model against a script that is broken, and expects it to see that.
+fn finds<B: Breach>() {
+    let config = config();
+    let steps = Model::sequential_strategy(1..120);
+    let mut runner = TestRunner::new(config.clone());
+    let found = (0..100).any(|_| {
+        let (model, steps, seen) = steps.new_tree(&mut runner).unwrap().current();
+        let run = || Real::<B>::test_sequential(config.clone(), model, steps, seen);
+        let Err(panic) = catch_unwind(AssertUnwindSafe(run)) else { return false };
+        let said = panic.downcast_ref::<String>().expect("a comparison that failed");
+        assert!(said.starts_with("assertion `left == right` failed"), "{said}");
+        true
+    });
+    assert!(found, "100 runs did not find what is broken");
+}
+
+/// The model sees when a script is broken in one place: so its other test can fail.
+mod sees {
+    use super::{Breach, finds};
+
+    macro_rules! breaches {
+        ($($name:ident: $script:literal $from:literal => $to:literal;)*) => {$(
+            #[test]
+            fn $name() {
+                struct Broken;
+                impl Breach for Broken {
+                    const SCRIPT: &'static str = $script;
+                    const FROM: &'static str = $from;
+                    const TO: &'static str = $to;
+                }
+                finds::<Broken>();
+            }
+        )*};
+    }
+
+    breaches! {
+        an_ack_without_the_check_of_its_token: "ack" "record:sub(1, #lease) == lease" => "true";
+        a_message_that_goes_back_to_the_end_of_its_facet: "nack" "\"LPUSH\"" => "\"RPUSH\"";
+        a_turn_that_does_not_count_the_weight: "pull" "f.turn + 1 / f.weight" => "f.turn + 1";
+        a_debt_that_leaving_pays: "deliver" "left and left > q.floor" => "false";
+        a_newcomer_that_is_always_next: "deliver" "q.early >= 1" => "true";
+        a_batch_that_leaves_one_message_in_its_list: "pull" "f.taken, -1)" => "f.taken - 1, -1)";
+        a_lease_that_never_ends: "pull" "\"BYSCORE\", \"LIMIT\", 0, most" => "\"BYSCORE\", \"LIMIT\", 0, 0";
+        a_delivery_by_routes_of_yesterday: "deliver" "~= version" => "== 1";
+    }
+}
