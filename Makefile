@@ -23,9 +23,9 @@ ci: lua deny ## runs all that has to pass before a change goes in
 	cargo clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features
 	$(MAKE) test
-	@$(WITH_SERVER) true && for example in $(basename $(notdir $(wildcard examples/*.rs))); do \
-	  echo "cargo run --all-features --example $$example"; \
-	  $${server:+env FAIRLANE_SERVER="$$server"} cargo run --quiet --all-features --example "$$example" || exit 1; \
+	@for example in $(basename $(notdir $(wildcard examples/*.rs))); do \
+	  echo "example $$example:"; \
+	  $(WITH_SERVER) cargo run --quiet --all-features --example "$$example" || exit 1; \
 	done
 
 bench: ## runs the benchmarks

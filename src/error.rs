@@ -196,7 +196,10 @@ impl StdError for Cause {
 
 /// Turns what Redis said into the error that tells the caller what to do. Texts differ by server: only codes count.
 pub(crate) fn refused(error: redis::RedisError) -> Error {
-    let code = error.code().unwrap_or_default().to_owned();
+    // 7.0 has no code for what an ACL denies within a script; newer ones say NOPERM.
+    let denied =
+        error.detail().is_some_and(|text| text.starts_with("The user executing the script"));
+    let code = if denied { "NOPERM" } else { error.code().unwrap_or_default() }.to_owned();
     let cause = Cause::new(error);
     match code.as_str() {
         "OOM" => Error::Full,

@@ -148,6 +148,14 @@ struct Fields<'a> {
     topic: Option<&'a RawValue>,
 }
 
+impl<'a> Fields<'a> {
+    fn of(body: &'a [u8]) -> Self {
+        let object = body.first() == Some(&b'{'); // An array would do for a struct, too.
+        let fields = object.then(|| serde_json::from_slice(body).ok()).flatten();
+        fields.unwrap_or(Self { facet: None, topic: None })
+    }
+}
+
 /// A string as it is, a number or a boolean as its JSON text, nothing else.
 fn text_of(value: &RawValue) -> Option<String> {
     match value.get().as_bytes().first()? {

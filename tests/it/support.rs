@@ -157,11 +157,15 @@ fn remove_old() {
     }
 }
 
+/// Where the server of the tests is.
+pub(crate) fn url() -> String {
+    env::var("REDIS_URL")
+        .unwrap_or_else(|_| format!("unix://{}", dir().join("redis.sock").display()))
+}
+
 /// A connection beside the library, to look at what it stores.
 pub(crate) async fn raw() -> MultiplexedConnection {
-    let url = env::var("REDIS_URL")
-        .unwrap_or_else(|_| format!("unix://{}", dir().join("redis.sock").display()));
-    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+    redis::Client::open(url()).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 
 /// Runs a command beside the library.
@@ -199,4 +203,105 @@ pub(crate) fn counts(facets: &[String]) -> BTreeMap<&str, usize> {
         *counts.entry(facet.as_str()).or_default() += 1;
     }
     counts
+}
+
+/// A server of a test's own, for what would disturb others. It ends with this.
+pub(crate) struct Server {
+    dir: tempfile::TempDir,
+    args: Vec<String>,
+    child: std::process::Child,
+}
+
+impl Server {
+    /// Starts a server on a Unix socket, with these arguments besides.
+    pub(crate) async fn start(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let args: Vec<_> = args.iter().map(|arg| arg.to_string()).collect();
+        let child = Self::spawn(&dir, &args);
+        let server = Self { dir, args, child };
+        server.ready().await;
+        server
+    }
+
+    fn spawn(dir: &tempfile::TempDir, args: &[String]) -> std::process::Child {
+        let program = fairlane::testing::server_program().expect("the tests need a Redis server");
+        std::process::Command::new(program)
+            .args([
+                "--port",
+                "0",
+                "--unixsocket",
+                "redis.sock",
+                "--save",
+                "",
+                "--logfile",
+                "redis.log",
+            ])
+            .args(args)
+            .current_dir(dir.path())
+            .spawn()
+            .unwrap()
+    }
+
+    async fn ready(&self) {
+        for _ in 0..1000 {
+            if let Ok(mut connection) = self.client().get_multiplexed_async_connection().await {
+                let answer: redis::RedisResult<String> =
+                    redis::cmd("PING").query_async(&mut connection).await;
+                // That it wants a password first is an answer too.
+                if answer.is_ok() || answer.is_err_and(|error| error.code() == Some("NOAUTH")) {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!(
+            "the server did not start: {:?}",
+            fs::read_to_string(self.dir.path().join("redis.log"))
+        );
+    }
+
+    /// Kills the server, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn launch(&mut self) {
+        self.child = Self::spawn(&self.dir, &self.args);
+    }
+
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        self.launch();
+        self.ready().await;
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("unix://{}", self.dir.path().join("redis.sock").display())
+    }
+
+    pub(crate) fn client(&self) -> redis::Client {
+        redis::Client::open(self.url()).unwrap()
+    }
+
+    pub(crate) fn builder(&self) -> BrokerBuilder {
+        <Broker>::builder().redis(self.url())
+    }
+
+    pub(crate) async fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut raw = self.client().get_multiplexed_async_connection().await.unwrap();
+        redis::cmd(command[0]).arg(&command[1..]).query_async(&mut raw).await.unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port of this machine that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

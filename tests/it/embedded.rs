@@ -1,0 +1,158 @@
+use std::{
+    env,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use fairlane::{Broker, Error, Invalid};
+
+use crate::support::{deliver, message};
+
+async fn connect(dir: &Path) -> Result<Broker, Error> {
+    <Broker>::builder().embedded(dir).connect().await
+}
+
+/// Tells a process that was started by [`another`] what it is for.
+const ROLE: &str = "FAIRLANE_IT_DIR";
+
+/// Runs one of these tests in a process of its own.
+fn another(test: &str, dir: &Path) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(ROLE, dir).stdout(Stdio::null());
+    command
+}
+
+#[tokio::test]
+async fn what_was_delivered_is_there_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/er");
+    let broker = connect(&path).await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 3).await;
+    drop(broker);
+    let broker = connect(&path).await.unwrap();
+    assert_eq!(broker.queue("q").pull_many(9).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn only_its_user_can_reach_it_and_only_by_its_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    let _broker = connect(&path).await.unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(path.join("redis.sock").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let client =
+        redis::Client::open(format!("unix://{}", path.join("redis.sock").display())).unwrap();
+    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    for (setting, value) in
+        [("port", "0"), ("appendonly", "yes"), ("maxmemory-policy", "noeviction")]
+    {
+        let found: (String, String) =
+            redis::cmd("CONFIG").arg("GET").arg(setting).query_async(&mut raw).await.unwrap();
+        assert_eq!(found.1, value, "{setting}");
+    }
+}
+
+#[tokio::test]
+async fn brokers_of_one_process_share_the_server_of_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = tokio::join!(connect(dir.path()), connect(dir.path()));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    one.register_queue("q", ".").await.unwrap();
+    drop(one);
+    two.deliver(&message("a", "t", 1)).await.unwrap();
+    assert!(two.queue("q").pull().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_directory_belongs_to_one_process_until_that_is_killed() {
+    if let Some(dir) = env::var_os(ROLE) {
+        // The other process: it delivers and waits to be killed.
+        let broker = connect(Path::new(&dir)).await.unwrap();
+        broker.register_queue("q", ".").await.unwrap();
+        deliver(&broker, "a", 3).await;
+        std::fs::write(Path::new(&dir).join("delivered"), "").unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        unreachable!("nobody killed it");
+    }
+    struct Killed(Child);
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let test = "embedded::a_directory_belongs_to_one_process_until_that_is_killed";
+    let owner = Killed(another(test, dir.path()).spawn().unwrap());
+    let start = Instant::now();
+    while !dir.path().join("delivered").exists() {
+        assert!(start.elapsed() < Duration::from_secs(30), "the other process does not deliver");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    match connect(dir.path()).await {
+        Err(Error::InUse { dir: named }) => assert_eq!(named, dir.path().canonicalize().unwrap()),
+        other => panic!("{other:?}"),
+    }
+    drop(owner); // with SIGKILL: its server ends without it
+    let broker = connect(dir.path()).await.unwrap();
+    assert_eq!(broker.queue("q").pull_many(9).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn without_a_server_program_the_error_names_the_ways_to_get_one() {
+    if let Some(dir) = env::var_os(ROLE) {
+        let error = connect(Path::new(&dir)).await.err().unwrap();
+        assert!(matches!(error, Error::NoServer), "{error:?}");
+        assert!(error.to_string().contains("install redis-server or valkey-server"));
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let test = "embedded::without_a_server_program_the_error_names_the_ways_to_get_one";
+    let status =
+        another(test, dir.path()).env_remove("FAIRLANE_SERVER").env("PATH", "/nowhere").status();
+    assert!(status.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_program_that_is_no_server_is_an_error_with_the_end_of_its_log() {
+    if let Some(dir) = env::var_os(ROLE) {
+        let error = connect(Path::new(&dir)).await.err().unwrap();
+        let Error::NotStarted { cause, .. } = &error else { panic!("{error:?}") };
+        assert!(cause.to_string().contains("no-such-server"), "{cause}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let test = "embedded::a_program_that_is_no_server_is_an_error_with_the_end_of_its_log";
+    let status = another(test, dir.path()).env("FAIRLANE_SERVER", "/no-such-server").status();
+    assert!(status.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_directory_with_other_files_that_others_can_enter_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(dir.path().join("mine.txt"), "").unwrap();
+    let refused = connect(dir.path()).await;
+    assert!(matches!(refused, Err(Error::NotStarted { .. })), "{refused:?}");
+    assert_eq!(dir.path().metadata().unwrap().permissions().mode() & 0o777, 0o755);
+}
+
+#[tokio::test]
+async fn a_path_that_is_too_long_for_a_socket_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = connect(&dir.path().join("x".repeat(100))).await;
+    assert!(matches!(
+        refused,
+        Err(Error::Invalid(Invalid::TooLong { what: "path of the socket", .. }))
+    ));
+}
+
+#[tokio::test]
+async fn a_directory_with_odd_characters_will_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = connect(&dir.path().join("50% of?é #1")).await.unwrap();
+    broker.deliver(&message("a", "t", 1)).await.unwrap();
+}

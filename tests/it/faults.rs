@@ -1,0 +1,324 @@
+//! What goes wrong around the library: scripts flushed, Redis restarted, full, slow, or meddled with.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use fairlane::{Broker, Error, Token};
+
+use crate::support::{Server, Space, deliver, free_port, message, run};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn every_verb_survives_that_all_scripts_are_flushed() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let flush = async || server.run::<()>(&["SCRIPT", "FLUSH"]).await;
+    flush().await;
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    flush().await;
+    broker.deliver(&message("a", "t", 1)).await.unwrap();
+    flush().await;
+    let batch: Vec<_> = (0..2500).map(|n| message("a", "t", n)).collect();
+    assert_eq!(broker.deliver_all(&batch).await.unwrap().len(), 2500);
+    flush().await;
+    queue.facet("a").set_weight(2.0).await.unwrap();
+    flush().await;
+    assert!(queue.pull().await.unwrap().is_some());
+    flush().await;
+    assert_eq!(queue.pull_many(600).await.unwrap().len(), 600);
+    flush().await;
+    let leased = queue.lease_many(1000).await.unwrap();
+    flush().await;
+    leased[0].extend(SECOND).await.unwrap();
+    flush().await;
+    assert!(broker.ack_all(leased).await.unwrap().is_empty());
+    let one = queue.lease().await.unwrap().unwrap();
+    flush().await;
+    one.nack().await.unwrap();
+    flush().await;
+    assert_eq!(broker.queues().await.unwrap().len(), 1);
+    flush().await;
+    assert!(broker.unregister_queue("q").await.unwrap());
+}
+
+#[tokio::test]
+async fn many_calls_at_once_survive_that_all_scripts_are_flushed() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let broker = broker.clone();
+        calls.spawn(async move { broker.deliver(&message("a", "t", n)).await.map(drop) });
+        if n % 20 == 0 {
+            server.run::<()>(&["SCRIPT", "FLUSH"]).await;
+        }
+    }
+    while let Some(call) = calls.join_next().await {
+        call.unwrap().unwrap();
+    }
+    assert_eq!(queue.pull_many(999).await.unwrap().len(), 200, "each once");
+}
+
+#[tokio::test]
+async fn a_broker_comes_back_by_itself_after_a_restart_of_redis() {
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 3).await;
+    let leased = queue.lease().await.unwrap().unwrap();
+    server.restart().await;
+    // It has seen that the connection is gone, so even what may not be sent twice is sent on a new one.
+    broker.deliver(&message("a", "t", 3)).await.unwrap();
+    leased.ack().await.unwrap();
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_call_waits_for_redis_to_come_back_as_long_as_its_deadline_lasts() {
+    let mut server = Server::start(&["--appendonly", "yes"]).await;
+    let broker = server.builder().deadline(10 * SECOND).connect().await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    server.kill();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let waiting = tokio::spawn({
+        let broker = broker.clone();
+        async move { broker.deliver(&message("a", "t", 1)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.launch();
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn while_redis_is_away_nothing_is_sent_and_the_error_says_so() {
+    let mut server = Server::start(&[]).await;
+    let broker = server.builder().deadline(Duration::from_millis(200)).connect().await.unwrap();
+    server.kill();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let before = Instant::now();
+    let error = broker.deliver(&message("a", "t", 1)).await.err().unwrap();
+    assert!(matches!(error, Error::NotSent(_)), "{error:?}");
+    assert!(before.elapsed() < SECOND);
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_off_after_it_was_sent_may_have_been_carried_out() {
+    let mut server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    server.run::<()>(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    let call = tokio::spawn({
+        let broker = broker.clone();
+        async move { broker.deliver(&message("a", "t", 1)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.kill();
+    let error = call.await.unwrap().err().unwrap();
+    assert!(matches!(error, Error::MaybeApplied(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_call_has_one_deadline_and_the_next_one_a_new_connection() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().deadline(Duration::from_millis(200)).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    server.run::<()>(&["CLIENT", "PAUSE", "600", "ALL"]).await;
+    let before = Instant::now();
+    let error = broker.deliver(&message("a", "t", 1)).await.err().unwrap();
+    assert!(matches!(error, Error::MaybeApplied(_)), "{error:?}");
+    assert!((150..500).contains(&before.elapsed().as_millis()), "{:?}", before.elapsed());
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    broker.deliver(&message("a", "t", 2)).await.unwrap();
+    assert!(!queue.pull_many(9).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_ack_is_sent_again_when_the_connection_breaks_under_it() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 1).await;
+    let delivery = queue.lease().await.unwrap().unwrap();
+    server.run::<()>(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    let ack = tokio::spawn(delivery.ack());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.run::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.run::<()>(&["CLIENT", "UNPAUSE"]).await;
+    ack.await.unwrap().unwrap();
+    assert!(queue.pull().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_waited_for() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().deadline(Duration::from_millis(300)).connect().await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    server.run::<()>(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]).await;
+    let error = broker.deliver(&message("a", "t", 1)).await.err().unwrap();
+    assert!(matches!(error, Error::NotSent(_)), "{error:?}");
+    server.run::<()>(&["REPLICAOF", "NO", "ONE"]).await;
+    broker.deliver(&message("a", "t", 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_deliveries_loses_nothing_and_can_be_drained() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 5).await;
+    let before: Vec<String> = server.run(&["LRANGE", "{fairlane}:q:q:f:a", "0", "-1"]).await;
+    server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    server.run::<()>(&["SCRIPT", "FLUSH"]).await; // Scripts can be loaded all the same.
+    assert!(matches!(broker.deliver(&message("a", "t", 9)).await, Err(Error::Full)));
+    assert!(matches!(broker.deliver_all(&[message("b", "t", 9)]).await, Err(Error::Full)));
+    assert!(matches!(queue.facet("a").set_weight(2.0).await, Err(Error::Full)));
+    let after: Vec<String> = server.run(&["LRANGE", "{fairlane}:q:q:f:a", "0", "-1"]).await;
+    assert_eq!(before, after);
+    // A worker that starts now can connect, register and work.
+    let worker = server.builder().connect().await.unwrap();
+    let queue = worker.register_queue("q", ".").await.unwrap();
+    let delivery = queue.lease().await.unwrap().unwrap();
+    delivery.extend(SECOND).await.unwrap();
+    delivery.nack().await.unwrap();
+    queue.lease().await.unwrap().unwrap().ack().await.unwrap();
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 4);
+    server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    broker.deliver(&message("a", "t", 10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_of_a_wrong_type_is_an_error_of_its_own_and_costs_no_message() {
+    let space = Space::new().await;
+    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    for key in ["clock", "ready", "idle", "timers", "leased", "weights"] {
+        deliver(&space.broker, "a", 3).await;
+        deliver(&space.broker, "b", 1).await;
+        let held = Token::from(queue.lease().lasting(SECOND).await.unwrap().unwrap());
+        // Move the real key away, and put another in its place.
+        let (real, away) = (space.of("q", key), space.of("q", "away"));
+        let there = run::<u64>(&["EXISTS", &real]).await == 1;
+        if there {
+            run::<()>(&["RENAME", &real, &away]).await;
+        }
+        run::<()>(&["SET", &real, "in the way"]).await;
+        let before = space.keys().await;
+        let wrong =
+            |error: Error| assert!(matches!(error, Error::WrongType(_)), "{key}: {error:?}");
+        wrong(queue.pull().await.err().unwrap());
+        wrong(queue.lease().await.err().unwrap());
+        wrong(space.broker.ack(&held).await.err().unwrap());
+        wrong(space.broker.nack(&held).await.err().unwrap());
+        wrong(space.broker.extend(&held, SECOND).await.err().unwrap());
+        wrong(space.broker.deliver(&message("a", "t", 7)).await.err().unwrap());
+        wrong(queue.facet("a").set_weight(2.0).await.err().unwrap());
+        assert_eq!(space.keys().await, before, "{key}");
+        run::<()>(&["DEL", &real]).await;
+        if there {
+            run::<()>(&["RENAME", &away, &real]).await;
+        }
+        space.clock.advance(SECOND);
+        assert_eq!(queue.pull_many(9).await.unwrap().len(), 4, "{key}");
+    }
+    for key in ["routes", "seq"] {
+        let (real, away) = (space.key(key), space.key("away"));
+        run::<()>(&["RENAME", &real, &away]).await;
+        run::<()>(&["LPUSH", &real, "in the way"]).await;
+        let refused = space.broker.deliver(&message("a", "t", 7)).await;
+        assert!(matches!(refused, Err(Error::WrongType(_))), "{key}: {refused:?}");
+        run::<()>(&["DEL", &real]).await;
+        run::<()>(&["RENAME", &away, &real]).await;
+    }
+    space.end().await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_put_into_a_list_stops_nothing() {
+    let space = Space::new().await;
+    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    deliver(&space.broker, "a", 2).await;
+    run::<()>(&["LPUSH", &space.of("q", "f:a"), "no message of ours"]).await;
+    let odd = queue.lease().lasting(SECOND).await.unwrap().unwrap();
+    assert_eq!(&*odd.message().err().unwrap().body, b"no message of ours");
+    space.clock.advance(SECOND);
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 3);
+    space.end().await;
+}
+
+#[tokio::test]
+async fn the_scripts_run_on_a_node_of_a_cluster() {
+    let port = free_port();
+    // The cluster's own port is by 10,000 higher than the other; one that is free is asked for by name.
+    let bus = free_port();
+    let args = ["--cluster-enabled", "yes", "--bind", "127.0.0.1"];
+    let ports = ["--port", &port.to_string(), "--cluster-port", &bus.to_string()];
+    let server = Server::start(&[args, ports].concat()).await;
+    server.run::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    while !server.run::<String>(&["CLUSTER", "INFO"]).await.contains("cluster_state:ok") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let broker = server.builder().namespace("shop").connect().await.unwrap();
+    let queues = [
+        broker.register_queue("a", ".").await.unwrap(),
+        broker.register_queue("b", ".").await.unwrap(),
+    ];
+    broker.deliver_all(&[message("x", "t", 1), message("y", "t", 2)]).await.unwrap();
+    let mut done = Vec::new();
+    for queue in queues {
+        queue.facet("x").set_weight(2.0).await.unwrap();
+        queue.lease().await.unwrap().unwrap().nack().await.unwrap();
+        done.extend(queue.lease_many(9).await.unwrap());
+    }
+    assert_eq!(done.len(), 4);
+    assert!(broker.ack_all(done).await.unwrap().is_empty());
+}
+
+/// Keeps what was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn connects_are_logged_at_info_calls_at_trace_and_never_a_body_or_a_password() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let mut server = Server::start(&["--appendonly", "yes", "--requirepass", "hunter2"]).await;
+    let url = format!("{}?pass=hunter2", server.url());
+    let broker = <Broker>::builder().redis(url).connect().await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    broker
+        .deliver(&serde_json::json!({"facet": "a", "topic": "t", "secret": "swordfish"}))
+        .await
+        .unwrap();
+    server.kill();
+    server.launch();
+    let delivery = broker.queue("q").lease().await;
+    drop(format!("{broker:?} {delivery:?}"));
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let ours: Vec<_> = text.lines().filter(|line| line.contains(" fairlane: ")).collect();
+    let has = |level: &str, what: &str| {
+        ours.iter().any(|line| line.contains(level) && line.contains(what))
+    };
+    assert!(has("INFO", "connected") && has("INFO", "connected again"), "{text}");
+    assert!(has("TRACE", "verb=\"deliver\"") && has("TRACE", "verb=\"lease\""), "{text}");
+    assert!(!text.contains("hunter2") && !text.contains("swordfish"), "{text}");
+}
