@@ -110,7 +110,7 @@ impl Connection {
         trace!(target: "fairlane", verb = script.map_or("hello", |script| script.name), "call");
         let end = Instant::now() + self.deadline;
         let mut repeated = false;
-        let mut loads = 0;
+        let mut loaded = false;
         let mut pause = Pause::default();
         // What it means that nothing came back depends on whether an earlier try was sent.
         let lost = |repeated, cause| match repeated {
@@ -140,8 +140,12 @@ impl Connection {
                 }
             };
             match (error.code(), script) {
-                (Some("NOSCRIPT"), Some(script)) if loads < 3 => {
-                    loads += 1;
+                (Some("NOSCRIPT"), Some(script)) => {
+                    // Once is the rule. Somebody may flush them again and again.
+                    if loaded && !pause.before(end).await {
+                        return Err(refused(error));
+                    }
+                    loaded = true;
                     let mut load = redis::cmd("SCRIPT");
                     load.arg("LOAD").arg(&script.text);
                     // Whatever else comes of it, the next try shows.

@@ -126,8 +126,7 @@ impl<T> Form<T> {
         let mut facet = label(message.facet, &self.facet);
         let mut topic = label(message.topic, &self.topic);
         if facet.is_none() || topic.is_none() {
-            let fields =
-                serde_json::from_slice(&body).unwrap_or(Fields { facet: None, topic: None });
+            let fields = Fields::of(&body);
             facet = facet.or_else(|| text_of(fields.facet?));
             topic = topic.or_else(|| text_of(fields.topic?));
         }

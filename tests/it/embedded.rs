@@ -1,27 +1,16 @@
 use std::{
-    env,
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Child,
     time::{Duration, Instant},
 };
 
 use fairlane::{Broker, Error, Invalid};
 
-use crate::support::{deliver, message};
+use crate::support::{another_process, deliver, message, other_process};
 
 async fn connect(dir: &Path) -> Result<Broker, Error> {
     <Broker>::builder().embedded(dir).connect().await
-}
-
-/// Tells a process that was started by [`another`] what it is for.
-const ROLE: &str = "FAIRLANE_IT_DIR";
-
-/// Runs one of these tests in a process of its own.
-fn another(test: &str, dir: &Path) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(ROLE, dir).stdout(Stdio::null());
-    command
 }
 
 #[tokio::test]
@@ -68,7 +57,7 @@ async fn brokers_of_one_process_share_the_server_of_a_directory() {
 
 #[tokio::test]
 async fn a_directory_belongs_to_one_process_until_that_is_killed() {
-    if let Some(dir) = env::var_os(ROLE) {
+    if let Some(dir) = other_process() {
         // The other process: it delivers and waits to be killed.
         let broker = connect(Path::new(&dir)).await.unwrap();
         broker.register_queue("q", ".").await.unwrap();
@@ -86,7 +75,7 @@ async fn a_directory_belongs_to_one_process_until_that_is_killed() {
     }
     let dir = tempfile::tempdir().unwrap();
     let test = "embedded::a_directory_belongs_to_one_process_until_that_is_killed";
-    let owner = Killed(another(test, dir.path()).spawn().unwrap());
+    let owner = Killed(another_process(test, dir.path()).spawn().unwrap());
     let start = Instant::now();
     while !dir.path().join("delivered").exists() {
         assert!(start.elapsed() < Duration::from_secs(30), "the other process does not deliver");
@@ -103,7 +92,7 @@ async fn a_directory_belongs_to_one_process_until_that_is_killed() {
 
 #[tokio::test]
 async fn without_a_server_program_the_error_names_the_ways_to_get_one() {
-    if let Some(dir) = env::var_os(ROLE) {
+    if let Some(dir) = other_process() {
         let error = connect(Path::new(&dir)).await.err().unwrap();
         assert!(matches!(error, Error::NoServer), "{error:?}");
         assert!(error.to_string().contains("install redis-server or valkey-server"));
@@ -111,14 +100,16 @@ async fn without_a_server_program_the_error_names_the_ways_to_get_one() {
     }
     let dir = tempfile::tempdir().unwrap();
     let test = "embedded::without_a_server_program_the_error_names_the_ways_to_get_one";
-    let status =
-        another(test, dir.path()).env_remove("FAIRLANE_SERVER").env("PATH", "/nowhere").status();
+    let status = another_process(test, dir.path())
+        .env_remove("FAIRLANE_SERVER")
+        .env("PATH", "/nowhere")
+        .status();
     assert!(status.unwrap().success());
 }
 
 #[tokio::test]
 async fn a_program_that_is_no_server_is_an_error_with_the_end_of_its_log() {
-    if let Some(dir) = env::var_os(ROLE) {
+    if let Some(dir) = other_process() {
         let error = connect(Path::new(&dir)).await.err().unwrap();
         let Error::NotStarted { cause, .. } = &error else { panic!("{error:?}") };
         assert!(cause.to_string().contains("no-such-server"), "{cause}");
@@ -126,7 +117,8 @@ async fn a_program_that_is_no_server_is_an_error_with_the_end_of_its_log() {
     }
     let dir = tempfile::tempdir().unwrap();
     let test = "embedded::a_program_that_is_no_server_is_an_error_with_the_end_of_its_log";
-    let status = another(test, dir.path()).env("FAIRLANE_SERVER", "/no-such-server").status();
+    let status =
+        another_process(test, dir.path()).env("FAIRLANE_SERVER", "/no-such-server").status();
     assert!(status.unwrap().success());
 }
 

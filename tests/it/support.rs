@@ -4,7 +4,8 @@ use std::{
     collections::BTreeMap,
     env,
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -209,7 +210,7 @@ pub(crate) fn counts(facets: &[String]) -> BTreeMap<&str, usize> {
 pub(crate) struct Server {
     dir: tempfile::TempDir,
     args: Vec<String>,
-    child: std::process::Child,
+    child: Child,
 }
 
 impl Server {
@@ -223,9 +224,9 @@ impl Server {
         server
     }
 
-    fn spawn(dir: &tempfile::TempDir, args: &[String]) -> std::process::Child {
+    fn spawn(dir: &tempfile::TempDir, args: &[String]) -> Child {
         let program = fairlane::testing::server_program().expect("the tests need a Redis server");
-        std::process::Command::new(program)
+        Command::new(program)
             .args([
                 "--port",
                 "0",
@@ -304,4 +305,19 @@ impl Drop for Server {
 /// A port of this machine that nobody listens on.
 pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Tells a process that [`another_process`] started what it is for.
+const ROLE: &str = "FAIRLANE_IT_DIR";
+
+/// Runs a test in a process of its own, in which [`other_process`] gives the directory.
+pub(crate) fn another_process(test: &str, dir: &Path) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(ROLE, dir).stdout(Stdio::null());
+    command
+}
+
+/// The directory of a process that [`another_process`] started; none in the process of all tests.
+pub(crate) fn other_process() -> Option<PathBuf> {
+    env::var_os(ROLE).map(PathBuf::from)
 }
