@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ends leases that are still the caller's, and forgets their messages.
 --
--- Returns the places, counted from 1, of the leases that are not the caller's any more.
+-- Returns as settle().
 -- From ARGV[2] on, for each lease: its queue as a place among KEYS, message id, number of the
 -- lease.
 return settle(2, function(q, id)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Lets leases that are still the caller's end later, or sooner: a time from now.
 --
--- Returns the places, counted from 1, of the leases that are not the caller's any more.
+-- Returns as settle().
 local length = tonumber(ARGV[2]) -- of the lease from now on, ms
 -- From ARGV[3] on, for each lease: its queue as a place among KEYS, message id, number of the
 -- lease.

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
 -- Gives leased messages that are still the caller's back, to the front of their facets.
 --
--- Returns the places, counted from 1, of the leases that are not the caller's any more.
+-- Returns as settle().
 -- Errors: that of the list when it cannot take its message back, which stays leased.
 local counted = tonumber(ARGV[2]) -- 1 when the attempt counts, 0 when nobody has seen the message
 -- From ARGV[3] on, for each lease: its queue as a place among KEYS, message id, number of the
 -- lease.
 
 local refused
-local lost = settle(3, function(q, id, record)
+local settled = settle(3, function(q, id, record)
   refused = release(q, id, record, counted) or refused
 end)
-return refused or lost
+return refused or settled

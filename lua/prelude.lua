@@ -9,6 +9,8 @@ local routes = KEYS[1] -- hash: queue -> pattern; ":version" -> version of the r
 local seq = KEYS[2] -- integer: the last number drawn, for message ids and for leases
 local layout = KEYS[3] -- integer: layout of these keys
 
+local MOST_BYTES = 4194304 -- of messages that one call moves; one that is larger is moved alone
+
 local now = tonumber(ARGV[1]) -- ms since 1970; 0: by the clock of Redis
 if now == 0 then
   local time = redis.call("TIME") -- Read once: in 7.0 it moves while a script runs.
@@ -110,15 +112,20 @@ local function release(q, id, record, counted)
   end
 end
 
--- Releases what is due by now, at most so many. Returns whether more may be due.
+-- Releases what is due by now, at most so many and not much more than MOST_BYTES of it. Returns
+-- whether more may be due.
 local function due(q, most)
   local ids = redis.call("ZRANGE", q.timers, "-inf", now, "BYSCORE", "LIMIT", 0, most)
   -- The newest first: each goes to the front, and the oldest shall be there in the end.
   table.sort(ids, function(a, b)
     return (tonumber(a) or 0) > (tonumber(b) or 0)
   end)
-  for _, id in ipairs(ids) do
+  local bytes, done = 0, 0
+  while done < #ids and bytes < MOST_BYTES do
+    done = done + 1
+    local id = ids[done]
     local record = redis.call("HGET", q.leased, id)
+    bytes = bytes + #(record or "")
     if not record then
       redis.call("ZREM", q.timers, id)
     elseif release(q, id, record, 1) then
@@ -126,15 +133,19 @@ local function due(q, most)
     end
   end
   close(q)
-  return #ids == most
+  return done == most or done < #ids
 end
 
 -- Calls act(q, id, record) for each lease that is named from ARGV[first] on (queue among KEYS, id,
--- lease) and still the caller's. Returns the places, counted from 1, of the others.
+-- lease) and still the caller's; ends when it has read MOST_BYTES.
+--
+-- Returns how many of them, at the beginning, are still to be named in a next call; then the
+-- places, counted from 1, of those that are not the caller's.
 local function settle(first, act)
-  local queues, lost = {}, {}
+  local queues, reply, bytes = {}, {}, 0
+  local i = #ARGV - 2
   -- The last first: what goes back to the front shall be in the order of the call.
-  for i = #ARGV - 2, first, -3 do
+  while i >= first and bytes < MOST_BYTES do
     local n, id, lease = ARGV[i], ARGV[i + 1], ARGV[i + 2] .. " "
     local q = queues[n] or open(n)
     queues[n] = q
@@ -142,13 +153,14 @@ local function settle(first, act)
     if record and record:sub(1, #lease) == lease then
       act(q, id, record)
     else
-      lost[#lost + 1] = (i - first) / 3 + 1
+      reply[#reply + 1] = (i - first) / 3 + 1
     end
+    i, bytes = i - 3, bytes + #(record or "")
   end
   for _, q in pairs(queues) do
     close(q)
   end
-  return lost
+  return { (i - first) / 3 + 1, unpack(reply) }
 end
 
 -- Whether facet a is served before facet b: by turn, and then by name as the ready set has it (byte

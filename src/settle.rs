@@ -6,7 +6,7 @@ use crate::{
     Error, Token,
     connection::Repeat,
     core::{Core, read},
-    error::{Cause, Result},
+    error::{Cause, Result, unexpected},
     scripts,
 };
 
@@ -26,38 +26,59 @@ pub(crate) enum Settling {
     },
 }
 
-/// Settles leases, those of all queues in one call for each 1,000. Returns the tokens that were lost.
+/// Settles leases, those of all queues in one call for each 1,000, or more calls where bodies are large. Returns the
+/// tokens that were lost.
 pub(crate) async fn settle(core: &Core, how: Settling, tokens: &[Token]) -> Result<Vec<Token>> {
     let mut lost = Vec::new();
     for part in tokens.chunks(MOST) {
-        let mut queues: Vec<&str> = part.iter().map(|token| &*token.queue).collect();
-        queues.sort_unstable();
-        queues.dedup();
-        let script = match how {
-            Settling::Ack => &scripts::ACK,
-            Settling::Nack { .. } => &scripts::NACK,
-            Settling::Extend { .. } => &scripts::EXTEND,
-        };
-        let mut command = core.command(script, &queues);
-        match how {
-            Settling::Ack => {}
-            Settling::Nack { counted } => drop(command.arg(u8::from(counted))),
-            Settling::Extend { length } => drop(command.arg(length.as_millis() as u64)),
-        }
-        for token in part {
-            let place = queues.partition_point(|queue| *queue < &*token.queue) + 1;
-            command.arg(place).arg(token.id.0).arg(token.lease);
-        }
-        let reply = core.call(script, &command, Repeat::Safe).await?;
-        let mut places: Vec<usize> = read(reply.value)?;
-        if reply.repeated && !places.is_empty() {
-            let why = "sent again after the connection broke: the first may have worked";
-            return Err(Error::MaybeApplied(Cause::new(why)));
+        let mut places = Vec::new();
+        let mut left = part.len();
+        while left > 0 {
+            left = some(core, how, &part[..left], &mut places).await?;
         }
         places.sort_unstable();
         lost.extend(places.into_iter().filter_map(|place| part.get(place - 1)).cloned());
     }
     Ok(lost)
+}
+
+/// Settles some of the tokens, the last ones first. Adds the places of those that were lost, counted from 1, and
+/// returns how many are left, at the beginning.
+async fn some(
+    core: &Core,
+    how: Settling,
+    tokens: &[Token],
+    lost: &mut Vec<usize>,
+) -> Result<usize> {
+    let mut queues: Vec<&str> = tokens.iter().map(|token| &*token.queue).collect();
+    queues.sort_unstable();
+    queues.dedup();
+    let script = match how {
+        Settling::Ack => &scripts::ACK,
+        Settling::Nack { .. } => &scripts::NACK,
+        Settling::Extend { .. } => &scripts::EXTEND,
+    };
+    let mut command = core.command(script, &queues);
+    match how {
+        Settling::Ack => {}
+        Settling::Nack { counted } => drop(command.arg(u8::from(counted))),
+        Settling::Extend { length } => drop(command.arg(length.as_millis() as u64)),
+    }
+    for token in tokens {
+        let place = queues.partition_point(|queue| *queue < &*token.queue) + 1;
+        command.arg(place).arg(token.id.0).arg(token.lease);
+    }
+    let reply = core.call(script, &command, Repeat::Safe).await?;
+    let numbers: Vec<usize> = read(reply.value)?;
+    let [left, places @ ..] = numbers.as_slice() else {
+        return Err(unexpected("a settling without a number"));
+    };
+    if reply.repeated && !places.is_empty() {
+        let why = "sent again after the connection broke: the first may have worked";
+        return Err(Error::MaybeApplied(Cause::new(why)));
+    }
+    lost.extend(places);
+    Ok((*left).min(tokens.len() - 1))
 }
 
 /// Settles one lease.

@@ -122,3 +122,35 @@ async fn a_number_of_a_lease_is_not_given_again_when_redis_has_forgotten_its_las
     after.ack().await.unwrap();
     space.end().await;
 }
+
+#[tokio::test]
+async fn large_bodies_come_back_and_are_acked_in_bounded_steps() {
+    let space = Space::new().await;
+    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let body = serde_json::json!({"facet": "a", "topic": "t", "fill": "x".repeat(1_000_000)});
+    for _ in 0..5 {
+        space.broker.deliver_all([&body; 4]).await.unwrap();
+    }
+    let lease = async || {
+        let mut tokens = Vec::new();
+        for _ in 0..5 {
+            let leased = queue.lease_many(9).lasting(SECOND).await.unwrap();
+            tokens.extend(leased.into_iter().map(Token::from));
+        }
+        tokens
+    };
+    let before = lease().await;
+    assert_eq!(before.len(), 20);
+    space.clock.advance(SECOND);
+    assert_eq!(queue.lease_many(9).lasting(Duration::from_millis(1)).await.unwrap().len(), 4);
+    assert_eq!(
+        run::<u64>(&["HLEN", &space.of("q", "leased")]).await,
+        19,
+        "five came back, four went"
+    );
+    space.clock.advance(SECOND);
+    let tokens = lease().await;
+    assert_eq!(space.broker.ack_all(before).await.unwrap().len(), 20);
+    assert!(space.broker.ack_all(tokens).await.unwrap().is_empty());
+    space.end().await;
+}

@@ -602,21 +602,16 @@ impl<B: Breach> Real<B> {
             all.cmd("HKEYS").arg(key("leased"));
             all.cmd("HGETALL").arg(key("weights"));
             type Turns = BTreeMap<String, f64>;
-            let (ready, idle, clock, timers, leased, weights): (
-                Turns,
-                Turns,
-                (Option<f64>, Option<f64>, Option<f64>),
-                Turns,
-                Vec<String>,
-                Turns,
-            ) = all.query_async(&mut support::raw().await).await.unwrap();
+            type All = (Turns, Turns, Vec<Option<f64>>, Turns, Vec<String>, Turns);
+            let stored: All = all.query_async(&mut support::raw().await).await.unwrap();
+            let (ready, idle, clock, timers, leased, weights) = stored;
             let own = |turns: &BTreeMap<&str, f64>| -> Turns {
                 turns.iter().map(|(facet, turn)| (facet.to_string(), *turn)).collect()
             };
             assert_eq!(ready, own(&queue.ready), "ready of {name}");
             assert_eq!(idle, own(&queue.idle), "idle of {name}");
             assert_eq!(weights, own(&queue.weights), "weights of {name}");
-            let clock = [clock.0, clock.1, clock.2].map(Option::unwrap_or_default);
+            let clock: Vec<f64> = clock.into_iter().map(Option::unwrap_or_default).collect();
             assert_eq!(clock, [queue.floor, queue.arrival, queue.early], "clock of {name}");
             let ends = queue.leased.iter().map(|(id, leased)| (id.to_string(), leased.ends as f64));
             assert_eq!(timers, ends.collect::<Turns>(), "timers of {name}");
