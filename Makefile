@@ -23,6 +23,7 @@ ci: lua deny ## runs all that has to pass before a change goes in
 	cargo clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features
 	$(MAKE) test
+	@$(WITH_SERVER) cargo bench --bench cost -- --quick
 	@for example in $(basename $(notdir $(wildcard examples/*.rs))); do \
 	  echo "example $$example:"; \
 	  $(WITH_SERVER) cargo run --quiet --all-features --example "$$example" || exit 1; \

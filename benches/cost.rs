@@ -95,13 +95,17 @@ async fn measure(
         let start = cpu(raw, messages).await?;
         for part in encoded.chunks(PIPELINE) {
             let mut pipe = Pipeline::new();
-            part.iter().for_each(|body| drop(pipe.cmd("RPUSH").arg("raw").arg(body).ignore()));
+            for body in part {
+                pipe.cmd("RPUSH").arg("raw").arg(body).ignore();
+            }
             pipe.exec_async(raw).await?;
         }
         let pushed = cpu(raw, messages).await?;
         for _ in 0..messages / PIPELINE {
             let mut pipe = Pipeline::new();
-            (0..PIPELINE).for_each(|_| drop(pipe.cmd("LPOP").arg("raw")));
+            for _ in 0..PIPELINE {
+                pipe.cmd("LPOP").arg("raw");
+            }
             let _: Vec<Vec<u8>> = pipe.query_async(raw).await?;
         }
         let popped = cpu(raw, messages).await?;

@@ -119,7 +119,7 @@ fn table(flights: &[Flight], delivered: &[MessageId], served: &[MessageId]) -> S
     }
     if let Some((carrier, (fair, fifo))) = quietest {
         text += &format!(
-            "\nThe first flight of {carrier} had its turn after {fair} others, about one of each carrier. In one line \n\
+            "\nThe first flight of {carrier} had its turn after {fair} others, about one of each carrier. In one line\n\
              behind the loud carriers it would have waited for {fifo}.\n"
         );
     }

@@ -1,13 +1,14 @@
 //! How a broker is made.
 
-use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
+use redis::ConnectionInfo;
 use serde_json::Value;
 
 use crate::{
     Broker, Invalid,
     connection::{Connection, parse},
-    core::{Core, Testing},
+    core::{Core, Kept, Testing},
     error::Result,
     keys::Keys,
     message::Form,
@@ -28,7 +29,21 @@ pub struct BrokerBuilder<T = Value> {
 enum Source {
     Url(String),
     #[cfg(all(unix, feature = "embedded"))]
-    Embedded(PathBuf),
+    Embedded(std::path::PathBuf),
+}
+
+impl Source {
+    /// Where to connect, and what has to live as long as the broker.
+    async fn open(self) -> Result<(ConnectionInfo, Option<Kept>)> {
+        match self {
+            Self::Url(url) => Ok((parse(&url)?, None)),
+            #[cfg(all(unix, feature = "embedded"))]
+            Self::Embedded(dir) => {
+                let server = crate::embedded::Server::start(&dir).await?;
+                Ok((server.address()?, Some(server)))
+            }
+        }
+    }
 }
 
 opaque_debug!(BrokerBuilder<T>);
@@ -64,7 +79,7 @@ impl<T> BrokerBuilder<T> {
     ///
     /// It takes the place of [`redis`](Self::redis). Needs the cargo feature `embedded` (on by default) and Unix.
     #[cfg(all(unix, feature = "embedded"))]
-    pub fn embedded(mut self, dir: impl Into<PathBuf>) -> Self {
+    pub fn embedded(mut self, dir: impl Into<std::path::PathBuf>) -> Self {
         self.source = Source::Embedded(dir.into());
         self
     }
@@ -144,25 +159,9 @@ impl<T> BrokerBuilder<T> {
         if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.deadline) {
             return Err(Invalid::OutOfRange { what: "deadline", range: "1 ms to 1 h" }.into());
         }
-        #[cfg(all(unix, feature = "embedded"))]
-        let (info, server) = match self.source {
-            Source::Url(url) => (parse(&url)?, None),
-            Source::Embedded(dir) => {
-                let server = crate::embedded::Server::start(&dir).await?;
-                (server.address()?, Some(server))
-            }
-        };
-        #[cfg(not(all(unix, feature = "embedded")))]
-        let info = {
-            let Source::Url(url) = self.source;
-            parse(&url)?
-        };
+        let (info, server) = self.source.open().await?;
         let connection = Connection::new(info, self.deadline)?;
-        let mut core = Core::new(connection, keys, self.max_body, self.testing);
-        #[cfg(all(unix, feature = "embedded"))]
-        {
-            core._server = server;
-        }
+        let core = Core::new(connection, keys, self.max_body, self.testing, server);
         core.check().await?;
         core.load_routes(None).await?;
         Ok(Broker { core: Arc::new(core), form: Arc::new(self.form) })

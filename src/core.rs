@@ -1,6 +1,9 @@
 //! All that is not generic: connection, scripts, routes. It knows bytes, facets and topics.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    any::Any,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use redis::{Cmd, FromRedisValue, Value};
 use tokio::runtime::Handle;
@@ -13,6 +16,9 @@ use crate::{
     routes::Routes,
     scripts::{self, Script},
 };
+
+/// What ends with the last handle of a broker.
+pub(crate) type Kept = Arc<dyn Any + Send + Sync>;
 
 /// What only tests set.
 #[derive(Default)]
@@ -35,9 +41,7 @@ pub(crate) struct Core {
     routes: RwLock<Arc<Routes>>,
     /// Held while routes are loaded, so that many calls load them once.
     loading: tokio::sync::Mutex<()>,
-    /// Ends with the last handle.
-    #[cfg(all(unix, feature = "embedded"))]
-    pub(crate) _server: Option<Arc<crate::embedded::Server>>,
+    _server: Option<Kept>,
 }
 
 impl Core {
@@ -46,6 +50,7 @@ impl Core {
         keys: Keys,
         max_body: usize,
         testing: Testing,
+        server: Option<Kept>,
     ) -> Self {
         Self {
             connection,
@@ -55,8 +60,7 @@ impl Core {
             testing,
             routes: RwLock::new(Arc::new(Routes::new(Vec::new()))),
             loading: tokio::sync::Mutex::default(),
-            #[cfg(all(unix, feature = "embedded"))]
-            _server: None,
+            _server: server,
         }
     }
 

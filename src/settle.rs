@@ -61,8 +61,12 @@ async fn some(
     let mut command = core.command(script, &queues);
     match how {
         Settling::Ack => {}
-        Settling::Nack { counted } => drop(command.arg(u8::from(counted))),
-        Settling::Extend { length } => drop(command.arg(length.as_millis() as u64)),
+        Settling::Nack { counted } => {
+            command.arg(u8::from(counted));
+        }
+        Settling::Extend { length } => {
+            command.arg(length.as_millis() as u64);
+        }
     }
     for token in tokens {
         let place = queues.partition_point(|queue| *queue < &*token.queue) + 1;
