@@ -87,6 +87,11 @@ impl Connection {
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         let address = info.addr().to_string();
+        #[cfg(feature = "tls")]
+        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+            // A program with several providers has to name one; where it has, this changes nothing.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let client =
             Client::open(info).map_err(|_| Invalid::Url { problem: "it is not supported" })?;
         Ok(Self {

@@ -277,8 +277,12 @@ impl Server {
         self.ready().await;
     }
 
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("redis.sock")
+    }
+
     pub(crate) fn url(&self) -> String {
-        format!("unix://{}", self.dir.path().join("redis.sock").display())
+        format!("unix://{}", self.socket().display())
     }
 
     pub(crate) fn client(&self) -> redis::Client {
