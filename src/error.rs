@@ -196,9 +196,9 @@ impl StdError for Cause {
 
 /// Turns what Redis said into the error that tells the caller what to do. Texts differ by server: only codes count.
 pub(crate) fn refused(error: redis::RedisError) -> Error {
-    // 7.0 has no code for what an ACL denies within a script; newer ones say NOPERM.
-    let denied =
-        error.detail().is_some_and(|text| text.starts_with("The user executing the script"));
+    // What an ACL denies within a script has no code of its own: Redis 7.0 has the first text, later servers the second.
+    let texts = ["The user executing the script", "ACL failure in script"];
+    let denied = error.detail().is_some_and(|said| texts.iter().any(|text| said.starts_with(text)));
     let code = if denied { "NOPERM" } else { error.code().unwrap_or_default() }.to_owned();
     let cause = Cause::new(error);
     match code.as_str() {
