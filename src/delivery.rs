@@ -108,6 +108,15 @@ impl<T> Delivery<T> {
     /// [`LeaseLost`](crate::Error::LeaseLost) when somebody else may have the message now. After
     /// [`MaybeApplied`](crate::Error::MaybeApplied) and [`NotSent`](crate::Error::NotSent) there is nothing to do but to
     /// log it: if it was not applied, the message comes back. Who wants to go on trying keeps the token.
+    ///
+    /// It consumes the delivery, so that a second ack does not compile:
+    ///
+    /// ```compile_fail,E0382
+    /// # async fn example(delivery: fairlane::Delivery) -> fairlane::Result<()> {
+    /// delivery.ack().await?;
+    /// delivery.ack().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn ack(self) -> Result<()> {
         settle_one(&self.core, Settling::Ack, &self.token).await
     }

@@ -3,6 +3,7 @@
 
 mod ack;
 mod ancestor;
+mod api;
 mod configure;
 mod connect;
 mod deliver;
