@@ -1,7 +1,8 @@
 //! What a message costs the server, as a ratio to raw lists in the same run.
 //!
-//! The machine may be shared and noisy, so the figure is CPU time of the server (user and system, from INFO) for each
-//! message, beside that of RPUSH and LPOP of the same bodies in pipelines of 16.
+//! The machine may be shared and noisy, so the figure is CPU time of the server (user and system,
+//! from INFO) for each message, beside that of RPUSH and LPOP of the same bodies in pipelines of
+//! 16.
 
 use std::{error::Error, time::Instant};
 

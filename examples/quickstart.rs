@@ -1,8 +1,8 @@
 //! A day of flights, worked off in fair turns.
 //!
-//! Every departure of New York's airports on one day is a message; the carrier is its facet. All of them are delivered at
-//! once, two workers handle them, and a table shows how long each carrier waited. Nothing has to be set up: the broker
-//! starts a Redis server of its own.
+//! Every departure of New York's airports on one day is a message; the carrier is its facet. All of
+//! them are delivered at once, two workers handle them, and a table shows how long each carrier
+//! waited. Nothing has to be set up: the broker starts a Redis server of its own.
 
 use std::{
     collections::BTreeMap,

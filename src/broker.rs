@@ -56,8 +56,9 @@ impl<T: Serialize + DeserializeOwned> Broker<T> {
 }
 
 impl<T> Broker<T> {
-    /// A broker for messages of another type that shares this one's connection, namespace and limits. Facet and topic
-    /// are the fields of the message, until [`facet`](Self::facet) and [`topic`](Self::topic) say otherwise.
+    /// A broker for messages of another type that shares this one's connection, namespace and
+    /// limits. Facet and topic are the fields of the message, until [`facet`](Self::facet) and
+    /// [`topic`](Self::topic) say otherwise.
     ///
     /// ```no_run
     /// # use fairlane::Broker;
@@ -77,21 +78,24 @@ impl<T> Broker<T> {
         Self { form: Arc::new(form), ..self }
     }
 
-    /// This broker, with another closure for what a message is about. Clones made before keep theirs.
+    /// This broker, with another closure for what a message is about. Clones made before keep
+    /// theirs.
     pub fn topic<D: Display>(self, of: impl Fn(&T) -> D + Send + Sync + 'static) -> Self {
         let mut form = Form::clone(&self.form);
         form.topic(of);
         Self { form: Arc::new(form), ..self }
     }
 
-    /// Sets the route of a queue: what is delivered from now on to a topic that `pattern` matches goes on it.
+    /// Sets the route of a queue: what is delivered from now on to a topic that `pattern` matches
+    /// goes on it.
     ///
-    /// `pattern` is a regular expression of the [`regex`] crate, of up to 4,096 bytes, not anchored: `^` and `$` do that.
-    /// The same pattern again changes nothing, another one takes its place; what is on the queue stays.
+    /// `pattern` is a regular expression of the [`regex`] crate, of up to 4,096 bytes, not
+    /// anchored: `^` and `$` do that. The same pattern again changes nothing, another one takes its
+    /// place; what is on the queue stays.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for a name that is not 1 to 128 of `A-Z a-z 0-9 . _ -`, or a pattern that does
-    /// not compile or is too large.
+    /// [`Invalid`](crate::Error::Invalid) for a name that is not 1 to 128 of `A-Z a-z 0-9 . _ -`,
+    /// or a pattern that does not compile or is too large.
     pub async fn register_queue(&self, name: &str, pattern: &str) -> Result<Queue<T>> {
         check_name(name)?;
         check_pattern(pattern)?;
@@ -101,8 +105,8 @@ impl<T> Broker<T> {
         Ok(self.queue(name))
     }
 
-    /// Removes the route of a queue: nothing more is delivered to it. What is on it stays, and can be pulled and leased.
-    /// Returns whether there was a route.
+    /// Removes the route of a queue: nothing more is delivered to it. What is on it stays, and can
+    /// be pulled and leased. Returns whether there was a route.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have.
@@ -122,19 +126,22 @@ impl<T> Broker<T> {
         Ok(self.core.load_routes(None).await?.all.clone())
     }
 
-    /// A handle for a queue. It makes no call: a bad or unknown name is the error of the first call that is made on it.
+    /// A handle for a queue. It makes no call: a bad or unknown name is the error of the first call
+    /// that is made on it.
     pub fn queue(&self, name: impl Into<String>) -> Queue<T> {
         Queue { broker: self.clone(), name: name.into().into() }
     }
 
-    /// Delivers a message, to all queues whose pattern matches its topic and to everyone listening, or to none of them.
+    /// Delivers a message, to all queues whose pattern matches its topic and to everyone listening,
+    /// or to none of them.
     ///
     /// The receipt names the queues; that there is none is no error.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when facet or topic is missing, empty or longer than 512 bytes, or the body
-    /// larger than the broker's [`max_body`](BrokerBuilder::max_body); [`Full`](crate::Error::Full) when Redis is out of
-    /// memory. After [`MaybeApplied`](crate::Error::MaybeApplied) it may have been delivered.
+    /// [`Invalid`](crate::Error::Invalid) when facet or topic is missing, empty or longer than 512
+    /// bytes, or the body larger than the broker's [`max_body`](BrokerBuilder::max_body);
+    /// [`Full`](crate::Error::Full) when Redis is out of memory. After
+    /// [`MaybeApplied`](crate::Error::MaybeApplied) it may have been delivered.
     pub async fn deliver<'a>(&self, message: impl Into<Message<'a, T>>) -> Result<Receipt>
     where
         T: 'a,
@@ -146,12 +153,13 @@ impl<T> Broker<T> {
 
     /// Delivers messages in their order, and returns their receipts in that order.
     ///
-    /// All of them are checked before the first is sent. They are cut into parts of at most 1,000 writes and 1 MiB, each
-    /// delivered wholly or not at all, one after the other.
+    /// All of them are checked before the first is sent. They are cut into parts of at most 1,000
+    /// writes and 1 MiB, each delivered wholly or not at all, one after the other.
     ///
     /// # Errors
-    /// As for [`deliver`](Self::deliver). The first part that fails stops the rest: when parts before it are delivered,
-    /// the error is [`Interrupted`](crate::Error::Interrupted), with their receipts.
+    /// As for [`deliver`](Self::deliver). The first part that fails stops the rest: when parts
+    /// before it are delivered, the error is [`Interrupted`](crate::Error::Interrupted), with their
+    /// receipts.
     pub async fn deliver_all<'a, I>(&self, messages: I) -> Result<Vec<Receipt>>
     where
         I: IntoIterator<Item: Into<Message<'a, T>>>,
@@ -178,8 +186,8 @@ impl<T> Broker<T> {
         settle_one(&self.core, Settling::Nack { counted: true }, token).await
     }
 
-    /// As [`Delivery::extend`](crate::Delivery::extend), by token. Returns when the lease ends now, on the local
-    /// monotonic clock.
+    /// As [`Delivery::extend`](crate::Delivery::extend), by token. Returns when the lease ends now,
+    /// on the local monotonic clock.
     ///
     /// # Errors
     /// As there.
@@ -187,8 +195,8 @@ impl<T> Broker<T> {
         delivery::extend(&self.core, token, lease).await
     }
 
-    /// Acks deliveries or tokens, of any queues, in one round trip for each 1,000. Returns the tokens whose lease was
-    /// lost: none is the good case.
+    /// Acks deliveries or tokens, of any queues, in one round trip for each 1,000. Returns the
+    /// tokens whose lease was lost: none is the good case.
     ///
     /// # Errors
     /// Those of [`ack`](Self::ack), but for `LeaseLost`.

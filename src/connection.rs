@@ -60,7 +60,8 @@ struct Live {
     closed: Closed,
 }
 
-/// Set as soon as the client sees that the connection is gone, so that the next call need not find out.
+/// Set as soon as the client sees that the connection is gone, so that the next call need not find
+/// out.
 #[derive(Debug, Clone, Default)]
 struct Closed(Arc<AtomicBool>);
 
@@ -103,9 +104,9 @@ impl Connection {
         })
     }
 
-    /// Sends a command, the EVALSHA of `script` where there is one, and does whatever it takes within
-    /// the deadline: connecting, loading the script, sending again what cannot have been carried out
-    /// or may be repeated.
+    /// Sends a command, the EVALSHA of `script` where there is one, and does whatever it takes
+    /// within the deadline: connecting, loading the script, sending again what cannot have been
+    /// carried out or may be repeated.
     pub(crate) async fn call(
         &self,
         command: &Cmd,
@@ -217,8 +218,8 @@ impl Connection {
     }
 }
 
-/// The waits between tries: they grow from 10 ms to 500 ms, and each is drawn anew, so that many clients do not come
-/// back at once.
+/// The waits between tries: they grow from 10 ms to 500 ms, and each is drawn anew, so that many
+/// clients do not come back at once.
 #[derive(Debug)]
 struct Pause(Duration);
 

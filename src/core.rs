@@ -118,12 +118,12 @@ impl Core {
         self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Loads the routes, unless another call has already replaced those that were found to be stale.
+    /// Loads the routes, unless another call has already replaced those that were found to be
+    /// stale.
     pub(crate) async fn load_routes(&self, stale: Option<&Arc<Routes>>) -> Result<Arc<Routes>> {
         let _one_at_a_time = self.loading.lock().await;
-        if let Some(current) = stale.map(|_| self.routes())
-            && !stale.is_some_and(|stale| Arc::ptr_eq(stale, &current))
-        {
+        let current = self.routes();
+        if stale.is_some_and(|stale| !Arc::ptr_eq(stale, &current)) {
             return Ok(current);
         }
         let command = self.command(&scripts::QUEUES, &[]);

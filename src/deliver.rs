@@ -12,7 +12,8 @@ use crate::{
     scripts,
 };
 
-/// The most that one script writes, messages and their places on queues, so that it stays under 5 ms.
+/// The most that one script writes, messages and their places on queues, so that it stays under 5
+/// ms.
 const MOST_WRITES: usize = 1000;
 /// The most bytes that one script writes, unless a single message is larger.
 const MOST_BYTES: usize = 1 << 20;

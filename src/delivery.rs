@@ -17,7 +17,8 @@ use crate::{
     take::Taken,
 };
 
-/// A leased message: settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before its lease ends.
+/// A leased message: settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before its lease
+/// ends.
 ///
 /// Dropped unsettled, it comes back to the front of its facet when its lease ends.
 #[must_use = "an unsettled delivery comes back when its lease ends"]
@@ -52,7 +53,8 @@ impl<T> Delivery<T> {
     /// The message.
     ///
     /// # Errors
-    /// [`Undecodable`] when its body is not what this broker decodes; the delivery is still yours to settle.
+    /// [`Undecodable`] when its body is not what this broker decodes; the delivery is still yours
+    /// to settle.
     pub fn message(&self) -> Result<&T, Undecodable> {
         self.message.as_ref().map_err(Clone::clone)
     }
@@ -87,13 +89,14 @@ impl<T> Delivery<T> {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.stored.delivered_at)
     }
 
-    /// When its lease ends, counted on the local monotonic clock from before the call was sent: never later than by the
-    /// clock of Redis.
+    /// When its lease ends, counted on the local monotonic clock from before the call was sent:
+    /// never later than by the clock of Redis.
     pub fn expires_at(&self) -> Instant {
         *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The right to settle it, for [`Broker::ack`](crate::Broker::ack) and its like, here or in another process.
+    /// The right to settle it, for [`Broker::ack`](crate::Broker::ack) and its like, here or in
+    /// another process.
     pub fn token(&self) -> &Token {
         &self.token
     }
@@ -106,8 +109,9 @@ impl<T> Delivery<T> {
     ///
     /// # Errors
     /// [`LeaseLost`](crate::Error::LeaseLost) when somebody else may have the message now. After
-    /// [`MaybeApplied`](crate::Error::MaybeApplied) and [`NotSent`](crate::Error::NotSent) there is nothing to do but to
-    /// log it: if it was not applied, the message comes back. Who wants to go on trying keeps the token.
+    /// [`MaybeApplied`](crate::Error::MaybeApplied) and [`NotSent`](crate::Error::NotSent) there is
+    /// nothing to do but to log it: if it was not applied, the message comes back. Who wants to go
+    /// on trying keeps the token.
     ///
     /// It consumes the delivery, so that a second ack does not compile:
     ///
@@ -129,12 +133,12 @@ impl<T> Delivery<T> {
         settle_one(&self.core, Settling::Nack { counted: true }, &self.token).await
     }
 
-    /// Lets the lease end `lease` from now, 1 ms to 12 h. By shared reference, so that a heartbeat can run beside the
-    /// handler.
+    /// Lets the lease end `lease` from now, 1 ms to 12 h. By shared reference, so that a heartbeat
+    /// can run beside the handler.
     ///
     /// # Errors
-    /// [`LeaseLost`](crate::Error::LeaseLost) when the lease has ended: stop working on the message.
-    /// [`Invalid`](crate::Error::Invalid) when `lease` is out of its range.
+    /// [`LeaseLost`](crate::Error::LeaseLost) when the lease has ended: stop working on the
+    /// message. [`Invalid`](crate::Error::Invalid) when `lease` is out of its range.
     pub async fn extend(&self, lease: Duration) -> Result<()> {
         let end = extend(&self.core, &self.token, lease).await?;
         *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = end;

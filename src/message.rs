@@ -53,7 +53,8 @@ impl<'a, T> Message<'a, T> {
         self
     }
 
-    /// What it is about: 1 to 512 bytes, whatever they are. Defaults to what the broker's closure gives.
+    /// What it is about: 1 to 512 bytes, whatever they are. Defaults to what the broker's closure
+    /// gives.
     pub fn topic(mut self, topic: impl Display) -> Self {
         self.topic = Some(topic.to_string());
         self
@@ -138,7 +139,8 @@ impl<T> Form<T> {
     }
 }
 
-/// The fields of a body that say whose and what it is, where no closure does. A body that is no object has none.
+/// The fields of a body that say whose and what it is, where no closure does. A body that is no
+/// object has none.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow, default)]
@@ -178,8 +180,8 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    /// Reads `<id> <attempts> <delivered at> <bytes of the topic> <topic><body>`. What somebody else put into a list is
-    /// all body, and has the id 0.
+    /// Reads `<id> <attempts> <delivered at> <bytes of the topic> <topic><body>`. What somebody
+    /// else put into a list is all body, and has the id 0.
     pub(crate) fn parse(facet: String, raw: &[u8]) -> Self {
         Self::parse_own(&facet, raw).unwrap_or_else(|| Self {
             id: MessageId(0),

@@ -14,8 +14,9 @@ use crate::{
 /// Messages that are about to be pulled; made by [`Queue::pull`](crate::Queue::pull) and
 /// [`Queue::pull_many`](crate::Queue::pull_many).
 ///
-/// It owns what it needs, so that it can be spawned (with `.into_future()`). When its future is dropped after the call
-/// was sent, **the messages that were taken are gone**: use a lease where that matters.
+/// It owns what it needs, so that it can be spawned (with `.into_future()`). When its future is
+/// dropped after the call was sent, **the messages that were taken are gone**: use a lease where
+/// that matters.
 #[must_use = "nothing is pulled until this is awaited"]
 pub struct Pull<Out> {
     pub(crate) core: Arc<Core>,

@@ -8,8 +8,8 @@ use crate::{Broker, Delivery, Facet, Lease, Pull, Undecodable, opaque_debug};
 
 /// One queue; made by [`Broker::register_queue`] and [`Broker::queue`]. Cheap to clone.
 ///
-/// The facets that have messages waiting are served in turns, by weight; the messages of one facet in the order in which
-/// they were delivered.
+/// The facets that have messages waiting are served in turns, by weight; the messages of one facet
+/// in the order in which they were delivered.
 pub struct Queue<T = Value> {
     pub(crate) broker: Broker<T>,
     pub(crate) name: Arc<str>,
@@ -35,8 +35,9 @@ impl<T: Send + 'static> Queue<T> {
     /// Takes the next message for good, at most once: what a worker does not finish is gone.
     ///
     /// # Errors
-    /// [`Undecodable`](crate::Error::Undecodable) with the body, when the message is not what this broker decodes;
-    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds nothing.
+    /// [`Undecodable`](crate::Error::Undecodable) with the body, when the message is not what this
+    /// broker decodes; [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered
+    /// and holds nothing.
     pub fn pull(&self) -> Pull<Option<T>> {
         let decode = self.broker.form.decode;
         Pull {
@@ -50,8 +51,8 @@ impl<T: Send + 'static> Queue<T> {
         }
     }
 
-    /// Takes up to `n` of the messages that are there for good, at most 1,000 and at most 4 MiB of them. One that does
-    /// not decode is an element, not the end of the call.
+    /// Takes up to `n` of the messages that are there for good, at most 1,000 and at most 4 MiB of
+    /// them. One that does not decode is an element, not the end of the call.
     ///
     /// # Errors
     /// As for [`pull`](Self::pull).
@@ -67,17 +68,19 @@ impl<T: Send + 'static> Queue<T> {
         }
     }
 
-    /// Takes the next message for a time, at least once: what is not settled by then comes back to the front of its
-    /// facet.
+    /// Takes the next message for a time, at least once: what is not settled by then comes back to
+    /// the front of its facet.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when the length of the lease is out of its range;
-    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds nothing.
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
+    /// nothing.
     pub fn lease(&self) -> Lease<Option<Delivery<T>>> {
         self.leasing(1, |deliveries| deliveries.into_iter().next())
     }
 
-    /// Takes up to `n` of the messages that are there for a time, at most 1,000 and at most 4 MiB of them.
+    /// Takes up to `n` of the messages that are there for a time, at most 1,000 and at most 4 MiB
+    /// of them.
     ///
     /// # Errors
     /// As for [`lease`](Self::lease).

@@ -1,4 +1,5 @@
-//! Routes: which queues a topic goes to. The client matches; Redis only checks that nothing has changed since.
+//! Routes: which queues a topic goes to. The client matches; Redis only checks that nothing has
+//! changed since.
 
 use std::{
     collections::HashMap,
@@ -75,8 +76,8 @@ impl Routes {
     }
 }
 
-/// Compiles all routes into one set. Another writer's route that does not compile is reported and left out; it does not
-/// stop the others.
+/// Compiles all routes into one set. Another writer's route that does not compile is reported and
+/// left out; it does not stop the others.
 fn compile(all: &[Route]) -> (RegexSet, Vec<String>) {
     let set_of = |routes: &[&Route], most| {
         let patterns = routes.iter().map(|route| &route.pattern);

@@ -26,8 +26,8 @@ pub(crate) enum Settling {
     },
 }
 
-/// Settles leases, those of all queues in one call for each 1,000, or more calls where bodies are large. Returns the
-/// tokens that were lost.
+/// Settles leases, those of all queues in one call for each 1,000, or more calls where bodies are
+/// large. Returns the tokens that were lost.
 pub(crate) async fn settle(core: &Core, how: Settling, tokens: &[Token]) -> Result<Vec<Token>> {
     let mut lost = Vec::new();
     for part in tokens.chunks(MOST) {
@@ -42,8 +42,8 @@ pub(crate) async fn settle(core: &Core, how: Settling, tokens: &[Token]) -> Resu
     Ok(lost)
 }
 
-/// Settles some of the tokens, the last ones first. Adds the places of those that were lost, counted from 1, and
-/// returns how many are left, at the beginning.
+/// Settles some of the tokens, the last ones first. Adds the places of those that were lost,
+/// counted from 1, and returns how many are left, at the beginning.
 async fn some(
     core: &Core,
     how: Settling,

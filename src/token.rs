@@ -10,8 +10,8 @@ use crate::{Delivery, Invalid, MessageId, keys::check_name};
 
 /// The right to settle one lease. As text, `queue/id/lease`, it can be given to another process.
 ///
-/// The number of the lease is drawn anew for each lease: whoever holds an older token of the same message can neither
-/// ack, nack nor extend what another one holds now.
+/// The number of the lease is drawn anew for each lease: whoever holds an older token of the same
+/// message can neither ack, nack nor extend what another one holds now.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Token {
     pub(crate) queue: Arc<str>,

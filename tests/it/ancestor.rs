@@ -1,5 +1,5 @@
-//! fairlane descends from fairway, whose defects are known one by one. Those that could come back and are not the
-//! subject of another file are tested here.
+//! fairlane descends from fairway, whose defects are known one by one. Those that could come back
+//! and are not the subject of another file are tested here.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The ways in which the API is meant to be used: that they compile, in a future that can be sent, and that they run.
+//! The ways in which the API is meant to be used: that they compile, in a future that can be sent,
+//! and that they run.
 
 use std::{future::IntoFuture, time::Duration};
 

@@ -159,7 +159,8 @@ async fn tls_without_its_feature_names_the_feature() {
     assert!(error.to_string().contains("feature `tls`"), "{error}");
 }
 
-/// A server behind TLS, with a certificate that a new authority has signed: its port, and the authority's certificate.
+/// A server behind TLS, with a certificate that a new authority has signed: its port, and the
+/// authority's certificate.
 #[cfg(feature = "tls")]
 async fn behind_tls(server: &Server) -> (u16, String) {
     use std::sync::Arc;
@@ -229,7 +230,8 @@ async fn a_rediss_url_connects_by_tls_to_whom_the_machine_trusts_and_to_nobody_e
 
 #[tokio::test]
 async fn the_connection_has_no_delay_of_its_own() {
-    // Nagle's algorithm and a delayed acknowledgement together cost 40 ms a call; ten of them would show.
+    // Nagle's algorithm and a delayed acknowledgement together cost 40 ms a call; ten of them would
+    // show.
     let port = free_port();
     let _server = Server::start(&["--port", &port.to_string(), "--bind", "127.0.0.1"]).await;
     let broker =

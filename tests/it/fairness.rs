@@ -285,7 +285,8 @@ proptest! {
             let name = |facet: usize| format!("f{facet}");
             let mut waiting: BTreeMap<String, u64> = BTreeMap::new();
             let mut weights: HashMap<String, f64> = HashMap::new();
-            // For each pair that waits: how far apart they are, and the least and most of it since both wait.
+            // For each pair that waits: how far apart they are, and the least and most of it since
+            // both wait.
             let mut apart: HashMap<(String, String), (f64, f64, f64)> = HashMap::new();
             for step in steps {
                 match step {
@@ -329,7 +330,8 @@ proptest! {
         });
     }
 
-    /// The second bound, for equal weights: how many others pass a message at the head of its facet.
+    /// The second bound, for equal weights: how many others pass a message at the head of its
+    /// facet.
     #[test]
     fn a_message_at_the_head_of_its_facet_is_passed_by_a_bounded_number_of_others(
         steps in prop::collection::vec((0..40usize, 1..6u64, 0..4usize), 1..80)

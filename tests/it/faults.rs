@@ -1,4 +1,5 @@
-//! What goes wrong around the library: scripts flushed, Redis restarted, full, slow, or meddled with.
+//! What goes wrong around the library: scripts flushed, Redis restarted, full, slow, or meddled
+//! with.
 
 use std::{
     sync::{Arc, Mutex},
@@ -71,7 +72,8 @@ async fn a_broker_comes_back_by_itself_after_a_restart_of_redis() {
     deliver(&broker, "a", 3).await;
     let leased = queue.lease().await.unwrap().unwrap();
     server.restart().await;
-    // It has seen that the connection is gone, so even what may not be sent twice is sent on a new one.
+    // It has seen that the connection is gone, so even what may not be sent twice is sent on a new
+    // one.
     broker.deliver(&message("a", "t", 3)).await.unwrap();
     leased.ack().await.unwrap();
     assert_eq!(queue.pull_many(9).await.unwrap().len(), 3);
@@ -252,7 +254,8 @@ async fn what_somebody_else_put_into_a_list_stops_nothing() {
 #[tokio::test]
 async fn the_scripts_run_on_a_node_of_a_cluster() {
     let port = free_port();
-    // The cluster's own port is by 10,000 higher than the other; one that is free is asked for by name.
+    // The cluster's own port is by 10,000 higher than the other; one that is free is asked for by
+    // name.
     let bus = free_port();
     let args = ["--cluster-enabled", "yes", "--bind", "127.0.0.1"];
     let ports = ["--port", &port.to_string(), "--cluster-port", &bus.to_string()];

@@ -1,8 +1,8 @@
-//! Random operations, on a real server and on a small model of the design, step by step: what comes back, what is
-//! stored, and what is promised must be the same.
+//! Random operations, on a real server and on a small model of the design, step by step: what comes
+//! back, what is stored, and what is promised must be the same.
 //!
-//! The model is plain Rust over maps. It serves one message at a time, so that batches are checked against singles, and
-//! it keeps account of the two bounds of fairness at every service.
+//! The model is plain Rust over maps. It serves one message at a time, so that batches are checked
+//! against singles, and it keeps account of the two bounds of fairness at every service.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -105,7 +105,8 @@ struct Queue {
     arrival: f64,
     early: f64,
     apart: BTreeMap<(&'static str, &'static str), Apart>,
-    /// For each facet that waits: how many others were served since its head is the head, and how many may be.
+    /// For each facet that waits: how many others were served since its head is the head, and how
+    /// many may be.
     passed: BTreeMap<&'static str, (f64, f64)>,
     weighted: bool,
 }
