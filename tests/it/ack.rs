@@ -8,8 +8,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn an_acked_message_never_comes_back() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     queue.lease().lasting(SECOND).await.unwrap().unwrap().ack().await.unwrap();
     space.clock.advance(60 * SECOND);
@@ -19,8 +18,7 @@ async fn an_acked_message_never_comes_back() {
 
 #[tokio::test]
 async fn a_worker_that_lost_its_lease_cannot_ack_what_another_one_holds() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let late = queue.lease().lasting(SECOND).await.unwrap().unwrap();
     space.clock.advance(SECOND);
@@ -33,8 +31,7 @@ async fn a_worker_that_lost_its_lease_cannot_ack_what_another_one_holds() {
 
 #[tokio::test]
 async fn a_second_ack_of_the_same_lease_is_lost() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let token = Token::from(queue.lease().await.unwrap().unwrap());
     space.broker.ack(&token).await.unwrap();
@@ -44,8 +41,7 @@ async fn a_second_ack_of_the_same_lease_is_lost() {
 
 #[tokio::test]
 async fn an_ack_after_the_end_still_counts_while_nobody_else_has_the_message() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let late = queue.lease().lasting(SECOND).await.unwrap().unwrap();
     space.clock.advance(60 * SECOND);
@@ -77,8 +73,7 @@ async fn acks_of_many_queues_go_in_one_round_trip_and_name_those_that_were_lost(
 
 #[tokio::test]
 async fn thousands_of_acks_are_cut_into_parts() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "x", 2500).await;
     let mut done = Vec::new();
     for _ in 0..3 {
@@ -107,8 +102,7 @@ async fn a_token_of_nothing_acks_nothing_and_creates_nothing() {
 
 #[tokio::test]
 async fn a_number_of_a_lease_is_not_given_again_when_redis_has_forgotten_its_last_draws() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let before = Token::from(queue.lease().await.unwrap().unwrap());
     // A crash of Redis that loses its last second takes back messages, leases and seq alike.
@@ -125,8 +119,7 @@ async fn a_number_of_a_lease_is_not_given_again_when_redis_has_forgotten_its_las
 
 #[tokio::test]
 async fn large_bodies_come_back_and_are_acked_in_bounded_steps() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     let body = serde_json::json!({"facet": "a", "topic": "t", "fill": "x".repeat(1_000_000)});
     for _ in 0..5 {
         space.broker.deliver_all([&body; 4]).await.unwrap();

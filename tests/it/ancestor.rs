@@ -11,8 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn two_messages_with_the_same_body_are_two_messages() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     let same = message("a", "t", 1);
     space.broker.deliver_all([&same, &same]).await.unwrap();
     let mut both = queue.lease_many(2).lasting(SECOND).await.unwrap();
@@ -25,8 +24,7 @@ async fn two_messages_with_the_same_body_are_two_messages() {
 
 #[tokio::test]
 async fn the_same_body_in_two_facets_is_leased_and_acked_apart() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     let body = serde_json::json!("same");
     for facet in ["a", "b", "b"] {
         space.broker.deliver(fairlane::Message::new(&body).facet(facet).topic("t")).await.unwrap();
@@ -56,8 +54,7 @@ async fn no_facet_meets_the_keys_of_another_queue() {
 
 #[tokio::test]
 async fn batches_leave_no_entry_behind_that_would_be_an_unfair_share() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     queue.facet("a").set_weight(3.0).await.unwrap();
     for _ in 0..50 {
         deliver(&space.broker, "a", 3).await;
@@ -75,8 +72,7 @@ async fn batches_leave_no_entry_behind_that_would_be_an_unfair_share() {
 
 #[tokio::test]
 async fn a_pull_is_empty_only_when_nothing_can_be_served() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     queue.facet("a").set_weight(2.0).await.unwrap();
     for n in 0..30 {
         deliver(&space.broker, "a", 2).await;
@@ -91,8 +87,7 @@ async fn a_pull_is_empty_only_when_nothing_can_be_served() {
 
 #[tokio::test]
 async fn a_message_that_kills_its_workers_does_not_keep_others_waiting() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "poison", 1).await;
     deliver(&space.broker, "good", 3).await;
     let mut good = 0;
@@ -112,8 +107,7 @@ async fn a_message_that_kills_its_workers_does_not_keep_others_waiting() {
 
 #[tokio::test]
 async fn what_is_extended_after_its_ack_does_not_come_back() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let token = Token::from(queue.lease().await.unwrap().unwrap());
     space.broker.ack(&token).await.unwrap();
@@ -141,8 +135,7 @@ async fn the_clock_of_redis_decides_when_a_lease_ends() {
 
 #[tokio::test]
 async fn weights_are_served_smoothly_not_in_bursts() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     queue.facet("a").set_weight(3.0).await.unwrap();
     queue.facet("b").set_weight(2.0).await.unwrap();
     deliver(&space.broker, "a", 60).await;
@@ -156,8 +149,7 @@ async fn weights_are_served_smoothly_not_in_bursts() {
 
 #[tokio::test]
 async fn weights_hold_from_the_first_round_on() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     queue.facet("a").set_weight(4.0).await.unwrap();
     deliver(&space.broker, "b", 10).await;
     deliver(&space.broker, "a", 10).await;
@@ -167,8 +159,7 @@ async fn weights_hold_from_the_first_round_on() {
 
 #[tokio::test]
 async fn a_list_deleted_by_hand_leaves_nothing_that_disagrees() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 3).await;
     run::<()>(&["DEL", &space.of("q", "f:a")]).await;
     assert!(queue.pull().await.unwrap().is_none());

@@ -4,8 +4,7 @@ use crate::support::{Space, counts, deliver, pulled};
 
 #[tokio::test]
 async fn a_weight_is_0_001_to_1000() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     for weight in [0.0, -1.0, 0.000_9, 1000.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let refused = queue.facet("a").set_weight(weight).await;
         assert!(matches!(refused, Err(Error::Invalid(Invalid::OutOfRange { .. }))), "{weight}");
@@ -21,8 +20,7 @@ async fn a_weight_is_0_001_to_1000() {
 
 #[tokio::test]
 async fn a_weight_of_one_leaves_nothing_behind() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     queue.facet("a").set_weight(2.0).await.unwrap();
     assert_eq!(
         space.keys().await.len(),
@@ -35,8 +33,7 @@ async fn a_weight_of_one_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_weight_outlives_the_messages_of_its_facet() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     queue.facet("heavy").set_weight(4.0).await.unwrap();
     for _ in 0..2 {
         deliver(&space.broker, "heavy", 40).await;

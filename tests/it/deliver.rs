@@ -82,8 +82,7 @@ async fn facet_and_topic_of_a_message_come_before_those_of_the_closures() {
 
 #[tokio::test]
 async fn without_closures_facet_and_topic_are_the_fields_of_the_body() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     let cases = [
         (json!("acme"), "acme"),
         (json!(7), "7"),
@@ -165,8 +164,7 @@ async fn one_bad_message_stops_a_batch_before_anything_is_sent() {
 
 #[tokio::test]
 async fn a_large_batch_is_cut_and_arrives_whole_and_in_order() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     let batch: Vec<_> = (0..2500).map(|n| message(&format!("f{}", n % 7), "t", n)).collect();
     let receipts = space.broker.deliver_all(&batch).await.unwrap();
     assert_eq!(receipts.len(), 2500);
@@ -192,8 +190,7 @@ async fn a_large_batch_is_cut_and_arrives_whole_and_in_order() {
 
 #[tokio::test]
 async fn large_bodies_are_delivered_one_to_a_part_if_need_be() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     let body = json!({"facet": "a", "topic": "t", "n": 0, "fill": "x".repeat(1_000_000)});
     let receipts = space.broker.deliver_all([&body; 6]).await.unwrap();
     assert_eq!(receipts.len(), 6);
@@ -205,8 +202,7 @@ async fn large_bodies_are_delivered_one_to_a_part_if_need_be() {
 
 #[tokio::test]
 async fn a_batch_that_fails_in_the_middle_says_what_is_safe() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     // A key in the way of facet `bad` refuses the part that has it.
     run::<()>(&["SET", &space.of("q", "f:bad"), "in the way"]).await;
     let facet = |n| if n == 1200 { "bad" } else { "good" };

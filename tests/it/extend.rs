@@ -8,8 +8,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn an_extended_lease_ends_a_time_from_now() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let delivery = queue.lease().lasting(10 * SECOND).await.unwrap().unwrap();
     space.clock.advance(9 * SECOND);
@@ -26,8 +25,7 @@ async fn an_extended_lease_ends_a_time_from_now() {
 
 #[tokio::test]
 async fn a_lease_can_be_cut_short() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let delivery = queue.lease().lasting(60 * SECOND).await.unwrap().unwrap();
     let before = delivery.expires_at();
@@ -42,8 +40,7 @@ async fn a_lease_can_be_cut_short() {
 
 #[tokio::test]
 async fn an_extension_of_no_or_too_long_time_is_refused() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let delivery = queue.lease().await.unwrap().unwrap();
     for length in [Duration::ZERO, 13 * 3600 * SECOND] {
@@ -56,8 +53,7 @@ async fn an_extension_of_no_or_too_long_time_is_refused() {
 
 #[tokio::test]
 async fn a_heartbeat_can_run_beside_the_handler() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let delivery = queue.lease().lasting(SECOND).await.unwrap().unwrap();
     let handler = async {

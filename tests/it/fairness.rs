@@ -5,7 +5,7 @@ use std::{
     sync::LazyLock,
 };
 
-use fairlane::{Broker, Message, Queue};
+use fairlane::{Broker, Message};
 use proptest::{prelude::*, test_runner::Config};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -16,15 +16,9 @@ async fn one(broker: &Broker, facet: &str) {
     broker.deliver(Message::new(&json!({"facet": facet})).facet(facet).topic("t")).await.unwrap();
 }
 
-async fn with_queue() -> (Space, Queue) {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
-    (space, queue)
-}
-
 #[tokio::test]
 async fn facets_of_equal_weight_take_turns() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 40).await;
     deliver(&space.broker, "b", 3).await;
     deliver(&space.broker, "c", 4).await;
@@ -39,7 +33,7 @@ async fn each_gets_its_weight_over_the_whole_range_of_weights_and_at_every_momen
     let weights = [0.001, 0.02, 0.5, 1.0, 1.5, 3.0, 70.0, 1000.0];
     for (i, heavy) in weights.into_iter().enumerate() {
         for light in weights.into_iter().take(i + 1) {
-            let (space, queue) = with_queue().await;
+            let (space, queue) = Space::with_queue().await;
             queue.facet("heavy").set_weight(heavy).await.unwrap();
             queue.facet("light").set_weight(light).await.unwrap();
             deliver(&space.broker, "light", 400).await;
@@ -64,7 +58,7 @@ async fn each_gets_its_weight_over_the_whole_range_of_weights_and_at_every_momen
 
 #[tokio::test]
 async fn a_weight_changed_while_messages_wait_holds_from_the_next_turn() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 500).await;
     deliver(&space.broker, "b", 500).await;
     pulled(&queue, 20).await;
@@ -79,7 +73,7 @@ async fn a_weight_changed_while_messages_wait_holds_from_the_next_turn() {
 
 #[tokio::test]
 async fn a_facet_that_drains_and_returns_gets_no_more_than_one_that_stays() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "stays", 1000).await;
     one(&space.broker, "returns").await;
     let mut served = Vec::new();
@@ -96,7 +90,7 @@ async fn a_facet_that_drains_and_returns_gets_no_more_than_one_that_stays() {
 
 #[tokio::test]
 async fn under_a_new_facet_at_every_pull_each_old_one_keeps_half_of_an_equal_share() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     let old = ["o1", "o2", "o3", "o4"];
     for facet in old {
         deliver(&space.broker, facet, 300).await;
@@ -120,7 +114,7 @@ async fn under_a_new_facet_at_every_pull_each_old_one_keeps_half_of_an_equal_sha
 
 #[tokio::test]
 async fn an_endless_stream_of_new_facets_takes_no_more_than_every_second_pull() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "old", 500).await;
     pulled(&queue, 1).await;
     let mut served = Vec::new();
@@ -135,7 +129,7 @@ async fn an_endless_stream_of_new_facets_takes_no_more_than_every_second_pull() 
 
 #[tokio::test]
 async fn a_quiet_facet_among_two_hundred_loud_ones_is_served_next() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     for n in 0..200 {
         deliver(&space.broker, &format!("loud-{n}"), 20).await;
     }
@@ -151,7 +145,7 @@ async fn a_quiet_facet_among_two_hundred_loud_ones_is_served_next() {
 
 #[tokio::test]
 async fn in_an_empty_queue_newcomers_are_served_in_the_order_in_which_they_came() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     let names: Vec<_> = (0..300).map(|n| format!("{}-{n}", n * 7919 % 300)).collect();
     for name in &names {
         one(&space.broker, name).await;
@@ -165,7 +159,7 @@ async fn in_an_empty_queue_newcomers_are_served_in_the_order_in_which_they_came(
 
 #[tokio::test]
 async fn a_loud_facet_that_was_first_does_not_delay_the_quiet_ones_behind_it() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "loud", 5000).await;
     for n in 0..10 {
         one(&space.broker, &format!("quiet-{n}")).await;
@@ -177,7 +171,7 @@ async fn a_loud_facet_that_was_first_does_not_delay_the_quiet_ones_behind_it() {
 
 #[tokio::test]
 async fn a_debt_is_forgotten_once_the_queue_has_served_all() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     queue.facet("slow").set_weight(0.001).await.unwrap();
     deliver(&space.broker, "slow", 2).await;
     assert_eq!(pulled(&queue, 9).await.len(), 2);
@@ -190,7 +184,7 @@ async fn a_debt_is_forgotten_once_the_queue_has_served_all() {
 
 #[tokio::test]
 async fn what_comes_back_waits_for_the_turn_of_its_facet() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "crashed", 20).await;
     let _gone = queue.lease_many(20).await.unwrap();
     deliver(&space.broker, "fresh", 3).await;
@@ -203,7 +197,7 @@ async fn what_comes_back_waits_for_the_turn_of_its_facet() {
 
 #[tokio::test]
 async fn several_workers_at_once_serve_as_fairly_as_one() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     for (facet, weight) in [("a", 1.0), ("b", 1.0), ("c", 2.0), ("d", 4.0)] {
         queue.facet(facet).set_weight(weight).await.unwrap();
         deliver(&space.broker, facet, 500).await;
@@ -238,7 +232,7 @@ async fn several_workers_at_once_serve_as_fairly_as_one() {
 
 #[tokio::test]
 async fn a_batch_spreads_over_the_facets_as_singles_would() {
-    let (space, queue) = with_queue().await;
+    let (space, queue) = Space::with_queue().await;
     for facet in ["a", "b", "c"] {
         deliver(&space.broker, facet, 10).await;
     }
@@ -281,7 +275,7 @@ proptest! {
         steps in prop::collection::vec(doing(), 1..60)
     ) {
         RUNTIME.block_on(async {
-            let (space, queue) = with_queue().await;
+            let (space, queue) = Space::with_queue().await;
             let name = |facet: usize| format!("f{facet}");
             let mut waiting: BTreeMap<String, u64> = BTreeMap::new();
             let mut weights: HashMap<String, f64> = HashMap::new();
@@ -337,7 +331,7 @@ proptest! {
         steps in prop::collection::vec((0..40usize, 1..6u64, 0..4usize), 1..80)
     ) {
         RUNTIME.block_on(async {
-            let (space, queue) = with_queue().await;
+            let (space, queue) = Space::with_queue().await;
             let mut waiting: BTreeMap<String, u64> = BTreeMap::new();
             let mut heads: HashMap<String, (u64, u64)> = HashMap::new();
             for (n, (facet, messages, pulls)) in steps.into_iter().enumerate() {

@@ -195,8 +195,7 @@ async fn a_full_redis_refuses_deliveries_loses_nothing_and_can_be_drained() {
 
 #[tokio::test]
 async fn a_key_of_a_wrong_type_is_an_error_of_its_own_and_costs_no_message() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     for key in ["clock", "ready", "idle", "timers", "leased", "weights"] {
         deliver(&space.broker, "a", 3).await;
         deliver(&space.broker, "b", 1).await;
@@ -240,8 +239,7 @@ async fn a_key_of_a_wrong_type_is_an_error_of_its_own_and_costs_no_message() {
 
 #[tokio::test]
 async fn what_somebody_else_put_into_a_list_stops_nothing() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 2).await;
     run::<()>(&["LPUSH", &space.of("q", "f:a"), "no message of ours"]).await;
     let odd = queue.lease().lasting(SECOND).await.unwrap().unwrap();

@@ -11,8 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_delivery_tells_all_about_its_message() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     let sent = message("acme", "page:google", 1);
     let receipt = space.broker.deliver(&sent).await.unwrap();
     space.clock.advance(SECOND);
@@ -34,8 +33,7 @@ async fn a_delivery_tells_all_about_its_message() {
 
 #[tokio::test]
 async fn what_is_leased_is_served_to_nobody_else() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 2).await;
     let first = queue.lease().await.unwrap().unwrap();
     let second = queue.lease().await.unwrap().unwrap();
@@ -50,8 +48,7 @@ async fn what_is_leased_is_served_to_nobody_else() {
 
 #[tokio::test]
 async fn a_lease_lasts_thirty_seconds_where_nothing_is_said() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let _dropped = queue.lease().await.unwrap().unwrap();
     space.clock.advance(Duration::from_millis(29_999));
@@ -65,8 +62,7 @@ async fn a_lease_lasts_thirty_seconds_where_nothing_is_said() {
 
 #[tokio::test]
 async fn leases_that_end_together_come_back_in_their_order_to_the_front_of_their_facet() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 15).await;
     // Numbers of one and of two digits, so that an order of texts would show.
     let _dropped = queue.lease_many(12).lasting(SECOND).await.unwrap();
@@ -80,8 +76,7 @@ async fn leases_that_end_together_come_back_in_their_order_to_the_front_of_their
 
 #[tokio::test]
 async fn a_call_gives_back_a_bounded_number_of_leases_and_the_next_ones_the_rest() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1000).await;
     let _dropped = queue.lease_many(1000).lasting(SECOND).await.unwrap();
     space.clock.advance(SECOND);
@@ -100,8 +95,7 @@ async fn a_call_gives_back_a_bounded_number_of_leases_and_the_next_ones_the_rest
 
 #[tokio::test]
 async fn the_length_of_a_lease_is_one_millisecond_to_half_a_day() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let half_a_day = 12 * 3600 * SECOND;
     for length in [
@@ -145,8 +139,7 @@ async fn a_body_that_does_not_decode_can_be_settled_and_costs_no_other() {
 
 #[tokio::test]
 async fn a_lease_that_nobody_waits_for_any_more_goes_back_uncounted() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     for round in 0..50 {
         deliver(&space.broker, "a", 3).await;
         let mut call = queue.lease_many(3).into_future();
@@ -173,8 +166,7 @@ async fn a_lease_that_nobody_waits_for_any_more_goes_back_uncounted() {
 
 #[tokio::test]
 async fn a_delivery_that_is_dropped_stays_leased_until_its_end() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     drop(queue.lease().lasting(SECOND).await.unwrap());
     assert!(queue.lease().await.unwrap().is_none());

@@ -8,8 +8,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_nacked_message_returns_to_the_front_of_its_facet() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 3).await;
     let first = queue.lease().await.unwrap().unwrap();
     first.nack().await.unwrap();
@@ -26,8 +25,7 @@ async fn a_nacked_message_returns_to_the_front_of_its_facet() {
 
 #[tokio::test]
 async fn each_lease_that_was_seen_counts_as_an_attempt() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     for attempt in 1..=12 {
         let delivery = queue.lease().lasting(SECOND).await.unwrap().unwrap();
@@ -44,8 +42,7 @@ async fn each_lease_that_was_seen_counts_as_an_attempt() {
 
 #[tokio::test]
 async fn a_worker_that_lost_its_lease_cannot_give_back_what_another_one_holds() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let late = queue.lease().lasting(SECOND).await.unwrap().unwrap();
     space.clock.advance(SECOND);
@@ -58,8 +55,7 @@ async fn a_worker_that_lost_its_lease_cannot_give_back_what_another_one_holds() 
 
 #[tokio::test]
 async fn a_facet_that_is_empty_gets_a_turn_again_when_a_message_comes_back() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let delivery = queue.lease().await.unwrap().unwrap();
     assert!(queue.lease().await.unwrap().is_none());
@@ -70,8 +66,7 @@ async fn a_facet_that_is_empty_gets_a_turn_again_when_a_message_comes_back() {
 
 #[tokio::test]
 async fn a_message_whose_list_is_blocked_stays_leased_and_blocks_nothing() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     deliver(&space.broker, "b", 1).await;
     let stuck = queue.lease().lasting(SECOND).await.unwrap().unwrap();

@@ -4,8 +4,7 @@ use crate::support::{self, Space, deliver, message, pulled, run};
 
 #[tokio::test]
 async fn a_message_that_was_pulled_is_gone() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     assert_eq!(queue.pull().await.unwrap().unwrap()["n"], 0);
     assert_eq!(queue.pull().await.unwrap(), None);
@@ -14,8 +13,7 @@ async fn a_message_that_was_pulled_is_gone() {
 
 #[tokio::test]
 async fn a_pull_of_many_gives_what_is_there_up_to_so_many() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1500).await;
     assert_eq!(queue.pull_many(0).await.unwrap().len(), 0);
     assert_eq!(queue.pull_many(10).await.unwrap().len(), 10);
@@ -76,8 +74,7 @@ async fn a_queue_that_was_never_registered_is_an_error() {
 
 #[tokio::test]
 async fn an_entry_without_messages_never_ends_a_call_while_something_can_be_served() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     for facet in ["a", "b", "c", "d"] {
         deliver(&space.broker, facet, 2).await;
     }
@@ -91,8 +88,7 @@ async fn an_entry_without_messages_never_ends_a_call_while_something_can_be_serv
 
 #[tokio::test]
 async fn ten_thousand_entries_without_messages_are_passed_in_bounded_steps() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     let mut stale = redis::cmd("ZADD");
     stale.arg(space.of("q", "ready"));
     for n in 0..10_000 {
@@ -107,8 +103,7 @@ async fn ten_thousand_entries_without_messages_are_passed_in_bounded_steps() {
 
 #[tokio::test]
 async fn a_take_from_an_empty_queue_writes_nothing() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     let before = space.keys().await;
     assert_eq!(queue.pull().await.unwrap(), None);
     assert!(queue.lease().await.unwrap().is_none());
@@ -118,8 +113,7 @@ async fn a_take_from_an_empty_queue_writes_nothing() {
 
 #[tokio::test]
 async fn a_pull_also_gives_back_the_leases_that_have_ended() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
     let lease = queue.lease().lasting(std::time::Duration::from_secs(5)).await.unwrap().unwrap();
     assert_eq!(queue.pull().await.unwrap(), None);
@@ -131,8 +125,7 @@ async fn a_pull_also_gives_back_the_leases_that_have_ended() {
 
 #[tokio::test]
 async fn a_pull_can_be_spawned_and_bounded_from_outside() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 2).await;
     let spawned = tokio::spawn(std::future::IntoFuture::into_future(queue.pull()));
     assert!(spawned.await.unwrap().unwrap().is_some());

@@ -58,6 +58,13 @@ impl Space {
         Self { name, broker, clock }
     }
 
+    /// With a queue `q` that takes everything.
+    pub(crate) async fn with_queue() -> (Self, Queue) {
+        let space = Self::new().await;
+        let queue = space.broker.register_queue("q", ".").await.unwrap();
+        (space, queue)
+    }
+
     /// A broker of its own for the same namespace and clock.
     pub(crate) async fn another(&self) -> Broker {
         let now = self.clock.clone();

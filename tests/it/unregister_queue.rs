@@ -4,8 +4,7 @@ use crate::support::{Space, deliver, message};
 
 #[tokio::test]
 async fn what_is_queued_stays_and_can_be_pulled_until_nothing_is_left() {
-    let space = Space::new().await;
-    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 2).await;
     assert!(space.broker.unregister_queue("q").await.unwrap());
     assert!(space.broker.deliver(&message("a", "t", 9)).await.unwrap().queues.is_empty());
