@@ -55,6 +55,7 @@ async fn main() -> Result<(), Any> {
     let ids: Vec<MessageId> = receipts.iter().map(|receipt| receipt.id).collect();
     let twice = receipts.iter().filter(|receipt| receipt.queues.len() == 2).count();
     println!("{} flights were delivered in {:.0?}, all at once.", flights.len(), start.elapsed());
+    println!("Each is a message; its carrier is its facet, which is whose turn it is.");
     println!(
         "All went on the queue `all`; the {twice} that were late or cancelled at JFK on `trouble`, too."
     );
@@ -100,7 +101,8 @@ fn table(flights: &[Flight], delivered: &[MessageId], served: &[MessageId]) -> S
 
     let quietest = rows.last().map(|(carrier, waits)| (*carrier, waits[0]));
     let mut text = String::from(
-        "How long each carrier waited, counted in flights that were served before its own:\n\n\
+        "How long each carrier waited, counted in flights that were served before its own, and how long\n\
+         it would have waited in one line for all:\n\n\
          \x20                  fair turns          first in, first out\n\
          carrier  flights   mean  longest          mean  longest\n",
     );
@@ -119,8 +121,8 @@ fn table(flights: &[Flight], delivered: &[MessageId], served: &[MessageId]) -> S
     }
     if let Some((carrier, (fair, fifo))) = quietest {
         text += &format!(
-            "\nThe first flight of {carrier} had its turn after {fair} others, about one of each carrier. In one line\n\
-             behind the loud carriers it would have waited for {fifo}.\n"
+            "\nThe quietest, {carrier}, had its turn after {fair} others, about one of each carrier, instead of {fifo}.\n\
+             The loudest wait longer for that, behind their own flights; the last place is the same.\n"
         );
     }
     text

@@ -97,11 +97,12 @@ end
 -- Returns nil, or the error that says why its list cannot take it; it stays leased then.
 local function release(q, id, record, counted)
   local bytes, from = record:match("^%d+ (%d+) ()")
-  local facet, message = record:sub(from, from + bytes - 1), record:sub(from + bytes)
-  local attempts, rest = message:match("^%d+ (%d+)()")
-  if attempts then
-    message = id .. " " .. (attempts + counted) .. message:sub(rest)
+  local facet = from and record:sub(from, from + bytes - 1)
+  local attempts, rest = record:match("^%d+ (%d+)()", from and from + bytes)
+  if not attempts then
+    return redis.error_reply("RECORD what is leased as " .. id .. " is not fairlane's")
   end
+  local message = id .. " " .. (attempts + counted) .. record:sub(rest)
   local waiting = redis.pcall("LPUSH", q.list .. facet, message)
   if type(waiting) == "table" then
     return waiting
@@ -116,7 +117,8 @@ end
 -- whether more may be due.
 local function due(q, most)
   local ids = redis.call("ZRANGE", q.timers, "-inf", now, "BYSCORE", "LIMIT", 0, most)
-  -- The newest first: each goes to the front, and the oldest shall be there in the end.
+  -- The newest first: each goes to the front, and the oldest shall be there in the end. What one
+  -- call gives back keeps its order like that; what is left for a next call goes before it.
   table.sort(ids, function(a, b)
     return (tonumber(a) or 0) > (tonumber(b) or 0)
   end)
@@ -191,8 +193,8 @@ end
 
 -- Chooses messages in the order in which single pulls would take them, and moves the clock; writes
 -- nothing.
--- Returns facet and message in turn, the facets it looked at, and whether it ended at a bound:
--- 1,000 facets that have no message although they are ready.
+-- Returns facet and message in turn, the facets it looked at, and whether it ended at a bound: its
+-- bytes, or 1,000 facets that have no message although they are ready.
 local function choose(q, most, bytes)
   local chosen, seen = {}, {}
   local window, at, whole = {}, 1, false -- facets as the ready set has them, the lowest turns first
@@ -230,8 +232,8 @@ local function choose(q, most, bytes)
     local message = next_of(q, f)
     if message then
       bytes = bytes - #message
-      if bytes < 0 and #chosen > 0 then
-        break
+      if bytes < 0 then
+        return chosen, seen, true
       end
       if f.turn >= q.floor then
         q.early, q.floor = math.min(q.early + 1, q.facets), f.turn
@@ -259,7 +261,7 @@ end
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 local function take(name, most, bytes, keep)
   local q = open(1)
-  local more = due(q, most + 10)
+  local more = due(q, 400 - most) -- The more it takes, the less it gives back.
   local chosen, seen, bound = choose(q, most, bytes)
   local lease = keep and #chosen > 0 and keep(q, chosen) or 0
   local out, debts = {}, {}

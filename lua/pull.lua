@@ -3,7 +3,7 @@
 --
 -- Returns and errors: as take().
 local name = ARGV[2] -- of the queue
-local most = tonumber(ARGV[3]) -- messages, 1 to 1,000
-local bytes = tonumber(ARGV[4]) -- of messages; a first one is given whatever its size
+local most = tonumber(ARGV[3]) -- messages, 1 to 250
+local bytes = tonumber(ARGV[4]) -- of messages, at most
 
 return take(name, most, bytes)

@@ -6,6 +6,10 @@
 -- Returns whether anything changed.
 local name = ARGV[2] -- of the queue
 local pattern = ARGV[3]
+local known = ARGV[4] -- layout that the client writes
+
+-- The namespace may have been deleted under a client that is connected.
+redis.call("SET", layout, known, "NX")
 
 local found = redis.call("HMGET", routes, name, ":version")
 if found[1] == pattern then

@@ -16,7 +16,7 @@ use crate::{
     deliver::deliver,
     delivery,
     error::{Result, unexpected},
-    keys::check_name,
+    keys::{LAYOUT, check_name},
     message::Form,
     opaque_debug,
     routes::check_pattern,
@@ -90,8 +90,9 @@ impl<T> Broker<T> {
     /// goes on it.
     ///
     /// `pattern` is a regular expression of the [`regex`] crate, of up to 4,096 bytes, not
-    /// anchored: `^` and `$` do that. The same pattern again changes nothing, another one takes its
-    /// place; what is on the queue stays.
+    /// anchored: `^` and `$` do that; and `.` is any character but a line break, `(?s).` any at
+    /// all. The same pattern again changes nothing, another one takes its place; what is on the
+    /// queue stays.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a name that is not 1 to 128 of `A-Z a-z 0-9 . _ -`,
@@ -100,7 +101,7 @@ impl<T> Broker<T> {
         check_name(name)?;
         check_pattern(pattern)?;
         let mut command = self.core.command(&scripts::REGISTER_QUEUE, &[]);
-        command.arg(name).arg(pattern);
+        command.arg(name).arg(pattern).arg(LAYOUT);
         self.core.call(&scripts::REGISTER_QUEUE, &command, Repeat::Safe).await?;
         Ok(self.queue(name))
     }
@@ -123,7 +124,7 @@ impl<T> Broker<T> {
     ///
     /// One whose pattern does not compile here matches nothing; it is reported as a warning.
     pub async fn queues(&self) -> Result<Vec<Route>> {
-        Ok(self.core.load_routes(None).await?.all.clone())
+        Ok(self.core.load_routes(None, self.core.connection.end()).await?.all.clone())
     }
 
     /// A handle for a queue. It makes no call: a bad or unknown name is the error of the first call
@@ -135,7 +136,9 @@ impl<T> Broker<T> {
     /// Delivers a message, to all queues whose pattern matches its topic and to everyone listening,
     /// or to none of them.
     ///
-    /// The receipt names the queues; that there is none is no error.
+    /// The receipt names the queues. That there is none is no error: the message is then kept
+    /// nowhere. What one message costs Redis grows with the queues that match it, by about 15 us
+    /// for each.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when facet or topic is missing, empty or longer than 512
@@ -199,7 +202,8 @@ impl<T> Broker<T> {
     /// tokens whose lease was lost: none is the good case.
     ///
     /// # Errors
-    /// Those of [`ack`](Self::ack), but for `LeaseLost`.
+    /// Those of [`ack`](Self::ack), but for `LeaseLost`. What was acked before the error is acked,
+    /// and lost for a second call.
     pub async fn ack_all(&self, done: impl IntoIterator<Item: Into<Token>>) -> Result<Vec<Token>> {
         let tokens: Vec<Token> = done.into_iter().map(Into::into).collect();
         settle(&self.core, Settling::Ack, &tokens).await

@@ -90,8 +90,9 @@ impl<T> BrokerBuilder<T> {
     /// Sets all that this broker keeps apart from the rest of the Redis: 1 to 128 of `A-Z a-z 0-9 .
     /// _ -`. Brokers with the same namespace share routes and queues. Defaults to none.
     ///
-    /// All keys begin with `{namespace}:`, and with `{fairlane}:` where there is none. Listeners
-    /// hear a message on the Redis channel `namespace:topic`, and where there is none on `topic`.
+    /// All keys begin with `{namespace}:`, and with `{fairlane}:` where there is none, so that a
+    /// namespace of that name shares them. Listeners hear a message on the Redis channel
+    /// `namespace:topic`, and where there is none on `topic`.
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
         self
@@ -144,7 +145,8 @@ impl<T> BrokerBuilder<T> {
         self
     }
 
-    /// Connects, within the deadline, and checks what is there.
+    /// Connects, within the deadline, and checks what is there. Starting an embedded server comes
+    /// before that; it may take longer when it has much to load.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a setting that is out of its range;
@@ -156,7 +158,7 @@ impl<T> BrokerBuilder<T> {
     /// [`NotStarted`](crate::Error::NotStarted).
     ///
     /// # Panics
-    /// Outside of a tokio runtime. The broker belongs to the runtime in which it was connected.
+    /// Outside of a tokio runtime that has its drivers for io and time enabled, as all calls do.
     pub async fn connect(self) -> Result<Broker<T>> {
         let keys = Keys::new(self.namespace.as_deref())?;
         if !(1..=256 << 20).contains(&self.max_body) {
@@ -170,8 +172,9 @@ impl<T> BrokerBuilder<T> {
         let (info, server) = self.source.open().await?;
         let connection = Connection::new(info, self.deadline)?;
         let core = Core::new(connection, keys, self.max_body, self.testing, server);
-        core.check().await?;
-        core.load_routes(None).await?;
+        let end = core.connection.end();
+        core.check(end).await?;
+        core.load_routes(None, end).await?;
         Ok(Broker { core: Arc::new(core), form: Arc::new(self.form) })
     }
 }

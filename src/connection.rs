@@ -104,17 +104,22 @@ impl Connection {
         })
     }
 
+    /// When a call that begins now has to end.
+    pub(crate) fn end(&self) -> Instant {
+        Instant::now() + self.deadline
+    }
+
     /// Sends a command, the EVALSHA of `script` where there is one, and does whatever it takes
-    /// within the deadline: connecting, loading the script, sending again what cannot have been
-    /// carried out or may be repeated.
+    /// until `end`: connecting, loading the script, sending again what cannot have been carried out
+    /// or may be repeated.
     pub(crate) async fn call(
         &self,
         command: &Cmd,
         script: Option<&Script>,
         repeat: Repeat,
+        end: Instant,
     ) -> Result<Reply> {
         trace!(target: "fairlane", verb = script.map_or("hello", |script| script.name), "call");
-        let end = Instant::now() + self.deadline;
         let mut repeated = false;
         let mut loaded = false;
         let mut pause = Pause::default();
@@ -127,7 +132,7 @@ impl Connection {
             let live = match timeout_at(end, self.live()).await {
                 Ok(Ok(live)) => live,
                 Ok(Err(error)) => {
-                    let cause = unreachable(error)?;
+                    let cause = self.unreachable(error)?;
                     if pause.before(end).await {
                         continue;
                     }
@@ -204,6 +209,26 @@ impl Connection {
         Ok(live)
     }
 
+    /// What made a try to connect fail, if another try may succeed; otherwise the error for the
+    /// caller.
+    fn unreachable(&self, error: RedisError) -> Result<Cause> {
+        let unsupported = |found: &str| Error::Unsupported {
+            found: found.into(),
+            needed: "fairlane needs Redis 7.0, Valkey 7.2, or newer",
+        };
+        match (error.kind(), error.code()) {
+            (ErrorKind::Io, _) | (_, Some("LOADING" | "MASTERDOWN")) => {
+                Ok(Cause::new(Unreachable { address: self.address.clone(), source: error }))
+            }
+            (ErrorKind::AuthenticationFailed, _) => Err(Error::Denied(Cause::new(error))),
+            (ErrorKind::RESP3NotSupported, _) => Err(unsupported("a server without RESP3")),
+            (ErrorKind::Parse, _) => {
+                Err(unsupported("something that does not answer as Redis does"))
+            }
+            _ => Err(refused(error)),
+        }
+    }
+
     fn current(&self) -> Option<Live> {
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
         live.as_ref().filter(|live| !live.closed.0.load(Ordering::Relaxed)).cloned()
@@ -243,20 +268,12 @@ impl Pause {
     }
 }
 
-/// What made a try to connect fail, if another try may succeed; otherwise the error for the caller.
-fn unreachable(error: RedisError) -> Result<Cause> {
-    match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse => Ok(Cause::new(error)),
-        ErrorKind::AuthenticationFailed => Err(Error::Denied(Cause::new(error))),
-        ErrorKind::RESP3NotSupported => Err(Error::Unsupported {
-            found: "a server that knows no RESP3".into(),
-            needed: "fairlane needs Redis 7.0, Valkey 7.2, or newer",
-        }),
-        _ => match error.code() {
-            Some("LOADING" | "MASTERDOWN") => Ok(Cause::new(error)),
-            _ => Err(refused(error)),
-        },
-    }
+/// Where a try to connect failed.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection to {address}")]
+struct Unreachable {
+    address: String,
+    source: RedisError,
 }
 
 /// Reads a URL. No error repeats it, since it may have a password.
@@ -267,4 +284,16 @@ pub(crate) fn parse(url: &str) -> Result<ConnectionInfo, Invalid> {
         "its form is redis://user:password@host:port/database, or unix:///path?db=0&user=..&pass=.."
     };
     url.into_connection_info().map_err(|_| Invalid::Url { problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_waits_for_more_to_send() {
+        let info = parse("redis://127.0.0.1:1").unwrap();
+        let connection = Connection::new(info, Duration::from_secs(1)).unwrap();
+        assert!(connection.client.get_connection_info().tcp_settings().nodelay());
+    }
 }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use redis::{Cmd, FromRedisValue, Value};
-use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tracing::warn;
 
 use crate::{
     Error,
@@ -35,8 +36,6 @@ pub(crate) struct Core {
     pub(crate) keys: Keys,
     /// The largest body that is delivered, in bytes.
     pub(crate) max_body: usize,
-    /// Where a call goes on whose future was dropped.
-    pub(crate) runtime: Handle,
     pub(crate) testing: Testing,
     routes: RwLock<Arc<Routes>>,
     /// Held while routes are loaded, so that many calls load them once.
@@ -56,9 +55,8 @@ impl Core {
             connection,
             keys,
             max_body,
-            runtime: Handle::current(),
             testing,
-            routes: RwLock::new(Arc::new(Routes::new(Vec::new()))),
+            routes: RwLock::new(Arc::new(Routes::new(std::iter::empty()))),
             loading: tokio::sync::Mutex::default(),
             _server: server,
         }
@@ -73,13 +71,25 @@ impl Core {
         command
     }
 
+    /// Calls a script, within the deadline.
     pub(crate) async fn call(
         &self,
         script: &Script,
         command: &Cmd,
         repeat: Repeat,
     ) -> Result<Reply> {
-        self.connection.call(command, Some(self.script(script)), repeat).await
+        self.call_until(script, command, repeat, self.connection.end()).await
+    }
+
+    /// Calls a script that is one of several that have a deadline together.
+    pub(crate) async fn call_until(
+        &self,
+        script: &Script,
+        command: &Cmd,
+        repeat: Repeat,
+        end: Instant,
+    ) -> Result<Reply> {
+        self.connection.call(command, Some(self.script(script)), repeat, end).await
     }
 
     fn script<'a>(&'a self, script: &'a Script) -> &'a Script {
@@ -87,8 +97,8 @@ impl Core {
     }
 
     /// Checks that server and namespace are of a kind that this version works with.
-    pub(crate) async fn check(&self) -> Result<()> {
-        let hello = self.connection.call(&redis::cmd("HELLO"), None, Repeat::Safe).await?;
+    pub(crate) async fn check(&self, end: Instant) -> Result<()> {
+        let hello = self.connection.call(&redis::cmd("HELLO"), None, Repeat::Safe, end).await?;
         let said: Vec<(String, Value)> = read(hello.value)?;
         let field = |name| said.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let version: String = field("version").map_or_else(|| Ok(String::new()), read)?;
@@ -102,7 +112,8 @@ impl Core {
         }
         let mut command = self.command(&scripts::CONNECT, &[]);
         command.arg(LAYOUT);
-        let layout: u32 = read(self.call(&scripts::CONNECT, &command, Repeat::Safe).await?.value)?;
+        let reply = self.call_until(&scripts::CONNECT, &command, Repeat::Safe, end).await?;
+        let layout: u32 = read(reply.value)?;
         if layout > LAYOUT {
             let found = format!("layout {layout} of the keys");
             return Err(Error::Unsupported {
@@ -120,18 +131,24 @@ impl Core {
 
     /// Loads the routes, unless another call has already replaced those that were found to be
     /// stale.
-    pub(crate) async fn load_routes(&self, stale: Option<&Arc<Routes>>) -> Result<Arc<Routes>> {
+    pub(crate) async fn load_routes(
+        &self,
+        stale: Option<&Arc<Routes>>,
+        end: Instant,
+    ) -> Result<Arc<Routes>> {
         let _one_at_a_time = self.loading.lock().await;
         let current = self.routes();
         if stale.is_some_and(|stale| !Arc::ptr_eq(stale, &current)) {
             return Ok(current);
         }
         let command = self.command(&scripts::QUEUES, &[]);
-        let reply = self.call(&scripts::QUEUES, &command, Repeat::Safe).await?;
-        let mut flat = read::<Vec<String>>(reply.value)?.into_iter();
-        let routes = Arc::new(Routes::new(
-            std::iter::from_fn(|| Some((flat.next()?, flat.next()?))).collect(),
-        ));
+        let reply = self.call_until(&scripts::QUEUES, &command, Repeat::Safe, end).await?;
+        let mut flat = read::<Vec<Vec<u8>>>(reply.value)?.into_iter();
+        let pairs = std::iter::from_fn(|| Some((flat.next()?, flat.next()?)));
+        let routes = Arc::new(Routes::new(pairs));
+        if routes.all.is_empty() && !current.all.is_empty() {
+            warn!(target: "fairlane", "all routes are gone: what is delivered now is kept nowhere");
+        }
         *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes.clone();
         Ok(routes)
     }

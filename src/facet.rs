@@ -26,7 +26,7 @@ impl Facet {
     /// Sets its weight, 0.001 to 1000: how many messages it is served for each one of a facet of
     /// weight 1, while both have messages waiting. Defaults to 1.
     ///
-    /// It holds at once, also for what is waiting, and for as long as the queue exists.
+    /// It holds at once, also for what is waiting, and until it is set to 1 again.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when the weight is out of its range, or the facet or the

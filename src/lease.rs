@@ -3,6 +3,7 @@
 use std::{future::IntoFuture, sync::Arc, time::Duration};
 
 use futures_core::future::BoxFuture;
+use tokio::runtime::Handle;
 use tracing::warn;
 
 use crate::{
@@ -48,7 +49,7 @@ impl<Out: Send + 'static> IntoFuture for Lease<Out> {
         Box::pin(async move {
             check_length(length)?;
             // In a task of its own, which ends also when nobody waits for it any more.
-            let call = core.runtime.clone().spawn(async move {
+            let call = tokio::spawn(async move {
                 let taken = take(&core, &queue, most, Some(length)).await?;
                 Ok::<_, Error>(Unclaimed { core, queue, taken })
             });
@@ -90,7 +91,9 @@ impl Drop for Unclaimed {
         let token =
             |taken: Taken| Token { queue: queue.clone(), id: taken.stored.id, lease: taken.lease };
         let tokens: Vec<_> = std::mem::take(&mut self.taken).into_iter().map(token).collect();
-        self.core.runtime.spawn(async move {
+        // Without a runtime nobody can give it back before its lease ends.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
             if let Err(error) = settle(&core, Settling::Nack { counted: false }, &tokens).await {
                 warn!(target: "fairlane", %error, "what nobody waited for comes back when its lease ends");
             }

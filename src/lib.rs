@@ -27,7 +27,7 @@ mod token;
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use delivery::Delivery;
-pub use error::{Cause, Error, Invalid, Result, Undecodable};
+pub use error::{Cause, Error, Invalid, Pulled, Result, Undecodable};
 pub use facet::Facet;
 pub use lease::Lease;
 pub use message::{Message, MessageId, Receipt};

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{Invalid, Undecodable, core::Core, keys::check_label};
+use crate::{Invalid, Pulled, Undecodable, core::Core, keys::check_label};
 
 /// The number of a message, unique in its namespace; a later delivery has a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +33,13 @@ pub struct Receipt {
 }
 
 /// A message and how to deliver it. A `&T` is one with all defaults.
+///
+/// ```no_run
+/// # use fairlane::{Broker, Message};
+/// # async fn example(broker: Broker, body: serde_json::Value) -> fairlane::Result<()> {
+/// broker.deliver(Message::new(&body).facet("acme").topic("page:home")).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "a message does nothing until it is delivered"]
 pub struct Message<'a, T> {
@@ -202,7 +209,8 @@ impl Stored {
             digits.parse().ok()
         };
         let (id, attempts, delivered_at, topic) = (number()?, number()?, number()?, number()?);
-        let (topic, body) = rest.split_at_checked(usize::try_from(topic).ok()?)?;
+        let topic = usize::try_from(topic).ok()?;
+        let (topic, body) = rest.split_at_checked(topic).unwrap_or((b"", rest));
         Some(Self {
             id: MessageId(id),
             facet: facet.to_owned(),
@@ -213,6 +221,7 @@ impl Stored {
         })
     }
 
+    /// Decodes the body.
     pub(crate) fn decode<T>(&self, decode: Decode<T>) -> Result<T, Undecodable> {
         decode(&self.body).map_err(|source| Undecodable {
             id: self.id,
@@ -220,5 +229,12 @@ impl Stored {
             body: self.body.clone(),
             source: Arc::new(source),
         })
+    }
+}
+
+impl From<Stored> for Pulled {
+    fn from(stored: Stored) -> Self {
+        let Stored { id, facet, topic, body, .. } = stored;
+        Self { id, facet, topic, body }
     }
 }

@@ -55,7 +55,9 @@ impl<T: Send + 'static> Queue<T> {
     /// them. One that does not decode is an element, not the end of the call.
     ///
     /// # Errors
-    /// As for [`pull`](Self::pull).
+    /// As for [`pull`](Self::pull), but for `Undecodable`;
+    /// [`PullInterrupted`](crate::Error::PullInterrupted) when the connection broke after a part of
+    /// them had arrived.
     pub fn pull_many(&self, n: usize) -> Pull<Vec<Result<T, Undecodable>>> {
         let decode = self.broker.form.decode;
         Pull {
@@ -75,6 +77,35 @@ impl<T: Send + 'static> Queue<T> {
     /// [`Invalid`](crate::Error::Invalid) when the length of the lease is out of its range;
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
     /// nothing.
+    ///
+    /// A worker. There is no delay after a nack: what fails again and again is this loop's to end.
+    ///
+    /// ```no_run
+    /// # async fn handle(_: &serde_json::Value) -> Result<(), std::io::Error> { Ok(()) }
+    /// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {
+    /// loop {
+    ///     let Some(delivery) = queue.lease().await? else {
+    ///         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    ///         continue;
+    ///     };
+    ///     let handled = match delivery.message() {
+    ///         Ok(message) => handle(message).await.map_err(|error| error.to_string()),
+    ///         Err(undecodable) => Err(undecodable.to_string()),
+    ///     };
+    ///     let settled = match handled {
+    ///         Ok(()) => delivery.ack().await,
+    ///         Err(_) if delivery.attempt().get() < 5 => delivery.nack().await,
+    ///         Err(error) => {
+    ///             eprintln!("{} of {} is given up: {error}", delivery.id(), delivery.facet());
+    ///             delivery.ack().await
+    ///         }
+    ///     };
+    ///     if let Err(error) = settled {
+    ///         eprintln!("{error}"); // if it was not applied, the message comes back
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub fn lease(&self) -> Lease<Option<Delivery<T>>> {
         self.leasing(1, |deliveries| deliveries.into_iter().next())
     }

@@ -43,16 +43,18 @@ pub(crate) struct Routes {
 
 impl Routes {
     /// Reads what `queues.lua` returns: names and patterns in turn, and among them the version.
-    pub(crate) fn new(pairs: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(pairs: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
         let mut version = "0".to_owned();
-        let mut all = Vec::with_capacity(pairs.len());
+        let mut all = Vec::new();
         for (queue, pattern) in pairs {
-            if queue == ":version" {
-                version = pattern;
-            } else if check_name(&queue).is_ok() {
-                all.push(Route { queue, pattern });
-            } else {
-                warn!(target: "fairlane", queue, "a route whose queue has no valid name matches nothing");
+            match (String::from_utf8(queue), String::from_utf8(pattern)) {
+                (Ok(field), Ok(value)) if field == ":version" => version = value,
+                (Ok(queue), Ok(pattern)) if check_name(&queue).is_ok() => {
+                    all.push(Route { queue, pattern });
+                }
+                (queue, pattern) => {
+                    warn!(target: "fairlane", ?queue, ?pattern, "no route of ours: it matches nothing");
+                }
             }
         }
         all.sort_unstable_by(|a, b| a.queue.cmp(&b.queue));
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
 
     fn routes(pairs: &[(&str, &str)]) -> Routes {
-        Routes::new(pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect())
+        Routes::new(pairs.iter().map(|(a, b)| (a.as_bytes().to_vec(), b.as_bytes().to_vec())))
     }
 
     #[test]

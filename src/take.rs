@@ -1,14 +1,13 @@
 //! What pull and lease have in common: one call takes a bounded number of messages, and of bytes.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use redis::Value;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
+    Error,
     connection::Repeat,
     core::{Core, read},
     error::{Result, unexpected},
@@ -21,7 +20,7 @@ use crate::{
 const MOST: usize = 1000;
 /// The most that one script takes, so that it stays under 5 ms: 500 of 100,000 facets took 7 ms.
 const MOST_OF_A_PART: usize = 250;
-/// The most bytes that one take gives, unless a single message is larger.
+/// The most bytes that one take gives; a message that is larger is given alone.
 const MOST_BYTES: usize = 4 << 20;
 
 /// A message that was taken.
@@ -31,7 +30,7 @@ pub(crate) struct Taken {
     /// The number of its lease, 0 for one that was pulled.
     pub(crate) lease: u64,
     /// Before the call was sent.
-    pub(crate) asked: Instant,
+    pub(crate) asked: std::time::Instant,
 }
 
 /// Takes up to `most` messages, for good or for the `length` of a lease.
@@ -45,12 +44,14 @@ pub(crate) async fn take(
     let mut left = most.min(MOST);
     let mut bytes = MOST_BYTES;
     let mut taken = Vec::new();
+    let mut end = core.connection.end();
     while left > 0 {
-        // Equal parts: a part of one would be given whatever its size.
-        let most = left.div_ceil(left.div_ceil(MOST_OF_A_PART));
-        match part(core, queue, most, bytes, length).await {
+        let most = left.min(MOST_OF_A_PART);
+        match part(core, queue, most, bytes, length, end).await {
             Ok(part) if part.taken.is_empty() && part.bounded && taken.is_empty() => {
-                left = 1; // Either its size stopped it, or the call has cleared the way for the next.
+                // Either the next message is larger than a take, and is given alone, or the call
+                // has cleared the way to it.
+                (left, bytes) = (1, usize::MAX >> 16);
             }
             Ok(part) => {
                 left -= part.taken.len();
@@ -60,8 +61,14 @@ pub(crate) async fn take(
                 if !whole {
                     break;
                 }
+                end = core.connection.end();
             }
             Err(error) if taken.is_empty() => return Err(error),
+            Err(error @ Error::MaybeApplied(_)) if length.is_none() => {
+                let pulled = taken.into_iter().map(|taken: Taken| taken.stored.into()).collect();
+                return Err(Error::PullInterrupted { pulled, source: Box::new(error) });
+            }
+            // What is leased is safe, and what was not sent is still there.
             Err(error) => {
                 let taken = taken.len();
                 warn!(target: "fairlane", queue = &**queue, taken, %error, "the rest of a take failed");
@@ -85,6 +92,7 @@ async fn part(
     most: usize,
     bytes: usize,
     length: Option<Duration>,
+    end: Instant,
 ) -> Result<Part> {
     let script = if length.is_some() { &scripts::LEASE } else { &scripts::PULL };
     let mut command = core.command(script, &[queue]);
@@ -92,9 +100,9 @@ async fn part(
     if let Some(length) = length {
         command.arg(length.as_millis() as u64);
     }
-    let asked = Instant::now();
-    let reply =
-        core.call(script, &command, Repeat::Never).await.map_err(|error| error.of(queue))?;
+    let asked = std::time::Instant::now();
+    let reply = core.call_until(script, &command, Repeat::Never, end).await;
+    let reply = reply.map_err(|error| error.of(queue))?;
     let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
     let mut next = || values.next().ok_or_else(|| unexpected("a reply that ends too soon"));
     let bounded = read::<u8>(next()?)? == 1;

@@ -54,6 +54,12 @@ impl<T> From<Delivery<T>> for Token {
     }
 }
 
+impl<T> From<&Delivery<T>> for Token {
+    fn from(delivery: &Delivery<T>) -> Self {
+        delivery.token().clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -227,19 +227,3 @@ async fn a_rediss_url_connects_by_tls_to_whom_the_machine_trusts_and_to_nobody_e
         <Broker>::builder().redis(url).deadline(Duration::from_millis(500)).connect().await;
     assert!(matches!(refused, Err(Error::NotSent(_))), "{refused:?}");
 }
-
-#[tokio::test]
-async fn the_connection_has_no_delay_of_its_own() {
-    // Nagle's algorithm and a delayed acknowledgement together cost 40 ms a call; ten of them would
-    // show.
-    let port = free_port();
-    let _server = Server::start(&["--port", &port.to_string(), "--bind", "127.0.0.1"]).await;
-    let broker =
-        <Broker>::builder().redis(format!("redis://127.0.0.1:{port}")).connect().await.unwrap();
-    broker.register_queue("q", ".").await.unwrap();
-    let before = Instant::now();
-    for n in 0..10 {
-        broker.deliver(&message("a", "t", n)).await.unwrap();
-    }
-    assert!(before.elapsed() < Duration::from_millis(300), "{:?}", before.elapsed());
-}

@@ -201,6 +201,21 @@ async fn large_bodies_are_delivered_one_to_a_part_if_need_be() {
 }
 
 #[tokio::test]
+async fn a_batch_is_cut_by_its_bytes() {
+    let server = support::Server::start(&[]).await;
+    let proxy = support::Proxy::to(&server).await;
+    let broker = proxy.builder().connect().await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    broker.queues().await.unwrap();
+    // Published and queued, each is 600 KB of writes: two would be more than 1 MiB.
+    let body = json!({"facet": "a", "topic": "t", "fill": "x".repeat(300_000)});
+    broker.deliver(&body).await.unwrap();
+    let before = proxy.scripts();
+    broker.deliver_all([&body; 6]).await.unwrap();
+    assert_eq!(proxy.scripts() - before, 6);
+}
+
+#[tokio::test]
 async fn a_batch_that_fails_in_the_middle_says_what_is_safe() {
     let (space, queue) = Space::with_queue().await;
     // A key in the way of facet `bad` refuses the part that has it.

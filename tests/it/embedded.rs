@@ -148,3 +148,63 @@ async fn a_directory_with_odd_characters_will_do() {
     let broker = connect(&dir.path().join("50% of?é #1")).await.unwrap();
     broker.deliver(&message("a", "t", 1)).await.unwrap();
 }
+
+/// What INFO says of the server of a directory.
+async fn info(dir: &Path, field: &str) -> String {
+    let client =
+        redis::Client::open(format!("unix://{}", dir.join("redis.sock").display())).unwrap();
+    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    let info: String = redis::cmd("INFO").arg("server").query_async(&mut raw).await.unwrap();
+    info.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .unwrap()
+        .trim()
+        .to_owned()
+}
+
+fn kill(signal: &str, process: &str) {
+    assert!(std::process::Command::new("kill").args([signal, process]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_server_that_crashed_is_started_again_by_the_next_connect_and_found_by_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = connect(dir.path()).await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    kill("-KILL", &info(dir.path(), "process_id").await);
+    let again = loop {
+        // Until it is seen that it has ended, its directory is taken for in use.
+        match connect(dir.path()).await {
+            Ok(again) => break again,
+            Err(error) => assert!(matches!(error, Error::NotSent(_)), "{error:?}"),
+        }
+    };
+    again.deliver(&message("a", "t", 1)).await.unwrap();
+    assert!(broker.queue("q").pull().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_server_of_this_process_that_takes_its_time_to_end_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = connect(dir.path()).await.unwrap();
+    let process = info(dir.path(), "process_id").await;
+    kill("-STOP", &process);
+    drop(broker);
+    let again = tokio::spawn(<Broker>::builder().embedded(dir.path()).connect());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    kill("-CONT", &process);
+    again.await.unwrap().unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_ctrl_c_in_the_terminal_does_not_reach_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let _broker = connect(dir.path()).await.unwrap();
+    // The fifth field of a process's line is its group, to which a terminal sends its signals.
+    let group = |process: &str| {
+        let line = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+        line.rsplit(')').next().unwrap().split_whitespace().nth(2).unwrap().to_owned()
+    };
+    assert_ne!(group(&info(dir.path(), "process_id").await), group("self"));
+}

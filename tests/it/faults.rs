@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlane::{Broker, Error, Token};
+use fairlane::{Broker, Error, Queue, Token};
+use serde_json::Value;
 
-use crate::support::{self, Server, Space, deliver, free_port, message, run};
+use crate::support::{self, Proxy, Server, Space, deliver, free_port, message, run};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -123,19 +124,155 @@ async fn a_call_that_breaks_off_after_it_was_sent_may_have_been_carried_out() {
     assert!(matches!(error, Error::MaybeApplied(_)), "{error:?}");
 }
 
-#[tokio::test]
-async fn a_call_has_one_deadline_and_the_next_one_a_new_connection() {
+/// A server, a way to it that can fail, a broker on that way, and a queue `q` that takes everything.
+async fn behind_proxy(deadline: Duration) -> (Server, Proxy, Broker, Queue) {
     let server = Server::start(&[]).await;
-    let broker = server.builder().deadline(Duration::from_millis(200)).connect().await.unwrap();
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().deadline(deadline).connect().await.unwrap();
     let queue = broker.register_queue("q", ".").await.unwrap();
-    server.run::<()>(&["CLIENT", "PAUSE", "600", "ALL"]).await;
+    // Each script is loaded, so that it is called once a call.
+    deliver(&broker, "a", 2).await;
+    queue.pull().await.unwrap().unwrap();
+    let delivery = queue.lease().await.unwrap().unwrap();
+    delivery.extend(SECOND).await.unwrap();
+    delivery.ack().await.unwrap();
+    (server, proxy, broker, queue)
+}
+
+async fn waiting(server: &Server) -> u64 {
+    server.run(&["LLEN", "{fairlane}:q:q:f:a"]).await
+}
+
+#[tokio::test]
+async fn a_link_that_falls_silent_costs_one_deadline_and_the_next_call_has_a_new_connection() {
+    let (_server, proxy, broker, queue) = behind_proxy(Duration::from_millis(300)).await;
+    broker.deliver(&message("a", "t", 1)).await.unwrap();
+    proxy.silence();
     let before = Instant::now();
-    let error = broker.deliver(&message("a", "t", 1)).await.err().unwrap();
+    let error = queue.pull().await.err().unwrap();
     assert!(matches!(error, Error::MaybeApplied(_)), "{error:?}");
-    assert!((150..500).contains(&before.elapsed().as_millis()), "{:?}", before.elapsed());
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!((250..900).contains(&before.elapsed().as_millis()), "{:?}", before.elapsed());
     broker.deliver(&message("a", "t", 2)).await.unwrap();
-    assert!(!queue.pull_many(9).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_must_not_happen_twice_is_not_sent_twice() {
+    let (server, proxy, broker, queue) = behind_proxy(5 * SECOND).await;
+    deliver(&broker, "a", 10).await;
+    let maybe = |error: Error| assert!(matches!(error, Error::MaybeApplied(_)), "{error:?}");
+    proxy.cut(1);
+    maybe(queue.pull().await.err().unwrap());
+    assert_eq!(waiting(&server).await, 9);
+    proxy.cut(1);
+    maybe(queue.lease().await.err().unwrap());
+    assert_eq!(waiting(&server).await, 8);
+    proxy.cut(1);
+    maybe(broker.deliver(&message("a", "t", 10)).await.err().unwrap());
+    assert_eq!(waiting(&server).await, 9);
+}
+
+#[tokio::test]
+async fn a_resent_ack_that_finds_no_lease_may_have_worked_the_first_time() {
+    let (server, proxy, broker, queue) = behind_proxy(5 * SECOND).await;
+    deliver(&broker, "a", 3).await;
+    for all in [false, true] {
+        let delivery = queue.lease().await.unwrap().unwrap();
+        proxy.cut(1);
+        let error = match all {
+            false => delivery.ack().await.err().unwrap(),
+            true => broker.ack_all([delivery]).await.err().unwrap(),
+        };
+        assert!(matches!(error, Error::MaybeApplied(_)), "{error:?}");
+        assert_eq!(server.run::<u64>(&["HLEN", "{fairlane}:q:q:leased"]).await, 0, "it has worked");
+    }
+    // An extension is the same when it is done twice.
+    let delivery = queue.lease().await.unwrap().unwrap();
+    proxy.cut(1);
+    delivery.extend(SECOND).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pull_that_breaks_off_in_the_middle_gives_what_has_arrived() {
+    let (server, proxy, broker, queue) = behind_proxy(5 * SECOND).await;
+    deliver(&broker, "a", 999).await;
+    proxy.cut(2);
+    match queue.pull_many(999).await {
+        Err(Error::PullInterrupted { pulled, source }) => {
+            assert_eq!(pulled.len(), 250);
+            assert_eq!((pulled[7].facet.as_str(), pulled[7].topic.as_str()), ("a", "t"));
+            assert_eq!(
+                serde_json::from_slice::<Value>(&pulled[7].body).unwrap(),
+                message("a", "t", 7)
+            );
+            assert!(matches!(*source, Error::MaybeApplied(_)));
+        }
+        other => panic!("{:?}", other.map(|pulled| pulled.len())),
+    }
+    assert_eq!(waiting(&server).await, 499);
+    // What is leased is safe: the parts that arrived are no error.
+    proxy.cut(2);
+    assert_eq!(queue.lease_many(499).await.unwrap().len(), 250);
+}
+
+#[tokio::test]
+async fn a_server_that_loads_its_data_is_waited_for() {
+    let (_server, proxy, broker, queue) = behind_proxy(5 * SECOND).await;
+    for answer in [
+        &b"-LOADING Redis is loading the dataset in memory\r\n"[..],
+        b"-MASTERDOWN Link is down\r\n",
+    ] {
+        proxy.answer(answer);
+        broker.deliver(&message("a", "t", 1)).await.unwrap();
+        assert!(queue.pull().await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_call_has_one_deadline_whatever_it_takes() {
+    let (server, proxy, broker, _) = behind_proxy(SECOND).await;
+    broker.deliver(&message("a", "t", 1)).await.unwrap();
+    // Its routes are stale: it takes three scripts, of which each alone would be in time.
+    let other = server.builder().connect().await.unwrap();
+    other.register_queue("r", ".").await.unwrap();
+    proxy.delay(Duration::from_millis(600));
+    let before = Instant::now();
+    assert!(broker.deliver(&message("a", "t", 2)).await.is_err());
+    assert!(before.elapsed() < Duration::from_millis(1300), "{:?}", before.elapsed());
+    let before = Instant::now();
+    assert!(proxy.builder().deadline(SECOND).connect().await.is_err());
+    assert!(before.elapsed() < Duration::from_millis(1300), "{:?}", before.elapsed());
+}
+
+#[tokio::test]
+async fn a_lease_ends_for_its_holder_no_later_than_for_redis() {
+    let (_server, proxy, broker, queue) = behind_proxy(5 * SECOND).await;
+    deliver(&broker, "a", 1).await;
+    proxy.delay(Duration::from_millis(300));
+    let before = Instant::now();
+    let delivery = queue.lease().lasting(10 * SECOND).await.unwrap().unwrap();
+    assert!(before.elapsed() >= Duration::from_millis(300));
+    assert!(delivery.expires_at() < before + 10 * SECOND + Duration::from_millis(100));
+    let before = Instant::now();
+    delivery.extend(20 * SECOND).await.unwrap();
+    assert!(delivery.expires_at() < before + 20 * SECOND + Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn a_broker_outlives_the_runtime_in_which_it_was_connected() {
+    let space = Space::new().await;
+    let name = space.name.clone();
+    let broker = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime
+            .block_on(async { support::builder().await.namespace(name).connect().await.unwrap() })
+    });
+    let broker = broker.join().unwrap();
+    // Its connection has ended with that runtime; one call finds that out.
+    let _ = broker.queues().await;
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 1).await;
+    queue.lease().await.unwrap().unwrap().ack().await.unwrap();
+    space.end().await;
 }
 
 #[tokio::test]
@@ -238,15 +375,38 @@ async fn a_key_of_a_wrong_type_is_an_error_of_its_own_and_costs_no_message() {
 }
 
 #[tokio::test]
-async fn what_somebody_else_put_into_a_list_stops_nothing() {
+async fn what_somebody_else_put_into_a_list_stops_nothing_and_is_not_lost() {
     let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 2).await;
-    run::<()>(&["LPUSH", &space.of("q", "f:a"), "no message of ours"]).await;
-    let odd = queue.lease().lasting(SECOND).await.unwrap().unwrap();
-    assert_eq!(&*odd.message().err().unwrap().body, b"no message of ours");
+    let odd = ["no message of ours", "7 x", "7 0 0 99 short"];
+    run::<()>(&[&["LPUSH", &space.of("q", "f:a")], &odd[..]].concat()).await;
+    let leased = queue.lease_many(9).lasting(SECOND).await.unwrap();
+    let bodies: Vec<_> =
+        leased.iter().filter_map(|one| one.message().err()).map(|one| one.body).collect();
+    assert_eq!(bodies, [&b"short"[..], b"7 x", b"no message of ours"].map(std::sync::Arc::from));
     space.clock.advance(SECOND);
-    assert_eq!(queue.pull_many(9).await.unwrap().len(), 3);
-    space.end().await;
+    let again = queue.lease_many(9).await.unwrap();
+    assert_eq!(again.len(), 5);
+    assert!(space.broker.ack_all(again).await.unwrap().is_empty());
+    run::<()>(&["LPUSH", &space.of("q", "f:a"), "x"]).await;
+    deliver(&space.broker, "a", 1).await; // The list was there: its facet is known when it empties.
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_put_among_the_leased_stops_nothing_and_doubles_nothing() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 2).await;
+    let _gone = queue.lease().lasting(SECOND).await.unwrap().unwrap();
+    let end = (space.clock.now() + 1).to_string();
+    for (id, record) in [("0", "garbage"), ("77", "1 2 ab"), ("78", "1 x"), ("odd", "")] {
+        run::<()>(&["HSET", &space.of("q", "leased"), id, record]).await;
+        run::<()>(&["ZADD", &space.of("q", "timers"), &end, id]).await;
+    }
+    space.clock.advance(SECOND);
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 2);
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 0);
+    space.delete().await;
 }
 
 #[tokio::test]

@@ -39,6 +39,20 @@ async fn a_message_larger_than_a_take_is_given_alone() {
 }
 
 #[tokio::test]
+async fn all_parts_of_a_take_together_are_at_most_4_mib() {
+    let space = Space::with(|builder| builder.max_body(8 << 20)).await;
+    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let of = |size| serde_json::json!({"facet": "a", "topic": "t", "fill": "x".repeat(size)});
+    // The first part of 250 is nearly full, and what follows would not fit.
+    let mut bodies = vec![of(16_000); 250];
+    bodies.push(of(7 << 20));
+    space.broker.deliver_all(&bodies).await.unwrap();
+    assert_eq!(queue.pull_many(251).await.unwrap().len(), 250);
+    assert_eq!(queue.pull_many(251).await.unwrap().len(), 1);
+    space.end().await;
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_decode_costs_none_of_the_others() {
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Numbered {

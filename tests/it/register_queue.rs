@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use fairlane::{Error, Invalid};
 
-use crate::support::{Space, deliver, message, run};
+use crate::support::{self, Space, deliver, message, run};
 
 #[tokio::test]
 async fn the_same_pattern_again_changes_nothing() {
@@ -60,7 +60,11 @@ async fn no_pattern_makes_a_delivery_slow() {
 async fn another_writers_pattern_that_does_not_compile_matches_nothing_and_stops_no_other() {
     let space = Space::new().await;
     space.broker.register_queue("good", ".").await.unwrap();
-    run::<()>(&["HSET", &space.key("routes"), "bad", "[", "a:b", ".", ":version", "99"]).await;
+    let mut bad = redis::cmd("HSET");
+    bad.arg(space.key("routes")).arg(&["bad", "[", "a:b", ".", ":version", "99"]);
+    bad.arg("no-text").arg(b"\xff\xfe").arg(b"\xff").arg(".");
+    bad.exec_async(&mut support::raw().await).await.unwrap();
+    space.another().await;
     let receipt = space.broker.deliver(&message("f", "t", 0)).await.unwrap();
     assert_eq!(*receipt.queues, ["good".to_owned()]);
     assert!(space.broker.queues().await.unwrap().iter().any(|route| route.queue == "bad"));
