@@ -22,6 +22,7 @@ ci: lua deny ## runs all that has to pass before a change goes in
 	cargo clippy --all-targets --all-features -- -D warnings
 	cargo clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --no-default-features
 	$(MAKE) test
 	@$(WITH_SERVER) cargo bench --bench cost -- --quick
 	@for example in $(basename $(notdir $(wildcard examples/*.rs))); do \

@@ -113,29 +113,29 @@ local function release(q, id, record, counted)
   end
 end
 
--- Releases what is due by now, at most so many and not much more than MOST_BYTES of it. Returns
--- whether more may be due.
+-- Releases what is due by now, at most so many and not much more than MOST_BYTES of it. What one call
+-- gives back keeps its order; what is left for a next call goes before it. Returns whether more may
+-- be due.
 local function due(q, most)
   local ids = redis.call("ZRANGE", q.timers, "-inf", now, "BYSCORE", "LIMIT", 0, most)
-  -- The newest first: each goes to the front, and the oldest shall be there in the end. What one
-  -- call gives back keeps its order like that; what is left for a next call goes before it.
   table.sort(ids, function(a, b)
-    return (tonumber(a) or 0) > (tonumber(b) or 0)
+    return (tonumber(a) or 0) < (tonumber(b) or 0)
   end)
-  local bytes, done = 0, 0
-  while done < #ids and bytes < MOST_BYTES do
-    done = done + 1
-    local id = ids[done]
-    local record = redis.call("HGET", q.leased, id)
-    bytes = bytes + #(record or "")
-    if not record then
-      redis.call("ZREM", q.timers, id)
-    elseif release(q, id, record, 1) then
-      redis.call("ZADD", q.timers, now + 60000, id) -- It must not block what is due behind it.
+  local records, bytes = {}, 0
+  while #records < #ids and bytes < MOST_BYTES do
+    records[#records + 1] = redis.call("HGET", q.leased, ids[#records + 1])
+    bytes = bytes + #(records[#records] or "")
+  end
+  -- The newest first: each goes to the front, and the oldest shall be there in the end.
+  for i = #records, 1, -1 do
+    if not records[i] then
+      redis.call("ZREM", q.timers, ids[i])
+    elseif release(q, ids[i], records[i], 1) then
+      redis.call("ZADD", q.timers, now + 60000, ids[i]) -- It must not block what is due behind it.
     end
   end
   close(q)
-  return done == most or done < #ids
+  return #records == most or #records < #ids
 end
 
 -- Calls act(q, id, record) for each lease that is named from ARGV[first] on (queue among KEYS, id,

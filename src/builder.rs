@@ -64,7 +64,7 @@ impl<T> BrokerBuilder<T> {
     /// feature `tls`), or `unix:///path/to/redis.sock?db=0&user=name&pass=password`. What is not
     /// given is left out: `redis://host` will do. Defaults to `redis://127.0.0.1:6379`.
     ///
-    /// It takes the place of [`embedded`](Self::embedded).
+    /// It takes the place of `embedded`.
     pub fn redis(mut self, url: impl Into<String>) -> Self {
         self.source = Source::Url(url.into());
         self
@@ -78,6 +78,9 @@ impl<T> BrokerBuilder<T> {
     /// Unix socket in `dir` alone, which only this user can enter, writes every change to an
     /// append-only file (to disk once a second), and ends with the last broker of this process, or
     /// with the process however that ends. Brokers of one process with the same `dir` share it.
+    ///
+    /// Other processes of this user reach it while it runs: `redis-cli -s dir/redis.sock`, or
+    /// `.redis("unix:///path/to/dir/redis.sock")`.
     ///
     /// It takes the place of [`redis`](Self::redis). Needs the cargo feature `embedded` (on by
     /// default) and Unix.
