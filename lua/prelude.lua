@@ -97,11 +97,14 @@ end
 -- Returns nil, or the error that says why its list cannot take it; it stays leased then.
 local function release(q, id, record, counted)
   local bytes, from = record:match("^%d+ (%d+) ()")
-  local facet = from and record:sub(from, from + bytes - 1)
-  local attempts, rest = record:match("^%d+ (%d+)()", from and from + bytes)
+  local attempts, rest
+  if from then
+    attempts, rest = record:match("^%d+ (%d+)()", from + bytes)
+  end
   if not attempts then
     return redis.error_reply("RECORD what is leased as " .. id .. " is not fairlane's")
   end
+  local facet = record:sub(from, from + bytes - 1)
   local message = id .. " " .. (attempts + counted) .. record:sub(rest)
   local waiting = redis.pcall("LPUSH", q.list .. facet, message)
   if type(waiting) == "table" then
@@ -145,12 +148,13 @@ end
 -- places, counted from 1, of those that are not the caller's.
 local function settle(first, act)
   local queues, reply, bytes = {}, {}, 0
+  for i = first, #ARGV, 3 do
+    queues[ARGV[i]] = queues[ARGV[i]] or open(ARGV[i])
+  end
   local i = #ARGV - 2
   -- The last first: what goes back to the front shall be in the order of the call.
   while i >= first and bytes < MOST_BYTES do
-    local n, id, lease = ARGV[i], ARGV[i + 1], ARGV[i + 2] .. " "
-    local q = queues[n] or open(n)
-    queues[n] = q
+    local q, id, lease = queues[ARGV[i]], ARGV[i + 1], ARGV[i + 2] .. " "
     local record = not q.gone[id] and redis.call("HGET", q.leased, id)
     if record and record:sub(1, #lease) == lease then
       act(q, id, record)
@@ -193,8 +197,8 @@ end
 
 -- Chooses messages in the order in which single pulls would take them, and moves the clock; writes
 -- nothing.
--- Returns facet and message in turn, the facets it looked at, and whether it ended at a bound: its
--- bytes, or 1,000 facets that have no message although they are ready.
+-- Returns facet and message in turn, the facets it looked at, and what ended it: 0 that it has all
+-- it should; 1 that 1,000 facets had no message although they are ready; 2 its bytes.
 local function choose(q, most, bytes)
   local chosen, seen = {}, {}
   local window, at, whole = {}, 1, false -- facets as the ready set has them, the lowest turns first
@@ -202,7 +206,7 @@ local function choose(q, most, bytes)
   while #chosen < 2 * most do
     if at > #window and not whole then
       if #seen >= most + 1000 then
-        return chosen, seen, true
+        return chosen, seen, 1
       end
       local found = redis.call("ZRANGE", q.ready, #seen, #seen + most - 1, "WITHSCORES")
       window, at, whole = {}, 1, #found < 2 * most
@@ -233,7 +237,7 @@ local function choose(q, most, bytes)
     if message then
       bytes = bytes - #message
       if bytes < 0 then
-        return chosen, seen, true
+        return chosen, seen, 2
       end
       if f.turn >= q.floor then
         q.early, q.floor = math.min(q.early + 1, q.facets), f.turn
@@ -251,18 +255,19 @@ local function choose(q, most, bytes)
       f.out, q.facets = true, q.facets - 1
     end
   end
-  return chosen, seen, false
+  return chosen, seen, 0
 end
 
--- Takes messages off queue 1 of the call, what is due given back before. keep(q, chosen) holds on
--- to them before they leave their lists, and returns the number of their lease.
--- Returns 1 when a bound ended the call before it was known whether more can be served, otherwise
--- 0; the number of the lease, or 0; then facet and message in turn.
+-- Takes messages off queue 1 of the call, what is due given back before. keep(q, chosen) holds on to
+-- them before they leave their lists, and returns the number of their lease.
+-- Returns 0; or 1 when a bound ended the call before it was known whether more can be served, or 2
+-- when the next message is more than its bytes. Then the number of the lease, or 0; then facet and
+-- message in turn.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 local function take(name, most, bytes, keep)
   local q = open(1)
   local more = due(q, 400 - most) -- The more it takes, the less it gives back.
-  local chosen, seen, bound = choose(q, most, bytes)
+  local chosen, seen, ended = choose(q, most, bytes)
   local lease = keep and #chosen > 0 and keep(q, chosen) or 0
   local out, debts = {}, {}
   for _, f in ipairs(seen) do
@@ -293,5 +298,5 @@ local function take(name, most, bytes, keep)
   if #chosen == 0 and q.facets + q.held == 0 and redis.call("HEXISTS", routes, name) == 0 then
     return redis.error_reply("NOQUEUE there is no queue " .. name)
   end
-  return { (more or bound) and 1 or 0, lease, unpack(chosen) }
+  return { ended == 0 and more and 1 or ended, lease, unpack(chosen) }
 end

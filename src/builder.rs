@@ -162,6 +162,8 @@ impl<T> BrokerBuilder<T> {
     ///
     /// # Panics
     /// Outside of a tokio runtime that has its drivers for io and time enabled, as all calls do.
+    /// The connection ends with the runtime in which it was made; calls in another one make a new
+    /// one, but the first of them may fail with [`MaybeApplied`](crate::Error::MaybeApplied).
     pub async fn connect(self) -> Result<Broker<T>> {
         let keys = Keys::new(self.namespace.as_deref())?;
         if !(1..=256 << 20).contains(&self.max_body) {

@@ -140,6 +140,9 @@ impl Connection {
                 }
                 Err(_) => return Err(lost(repeated, Cause::timeout("no connection in time"))),
             };
+            if Instant::now() >= end {
+                return Err(lost(repeated, Cause::timeout("no time was left to send it")));
+            }
             let mut sending = live.multiplexed.clone();
             let error = match timeout_at(end, sending.req_packed_command(command)).await {
                 Ok(Ok(Value::ServerError(error))) => RedisError::from(error),
@@ -246,7 +249,7 @@ impl Connection {
 /// The waits between tries: they grow from 10 ms to 500 ms, and each is drawn anew, so that many
 /// clients do not come back at once.
 #[derive(Debug)]
-struct Pause(Duration);
+pub(crate) struct Pause(Duration);
 
 impl Default for Pause {
     fn default() -> Self {
@@ -256,7 +259,7 @@ impl Default for Pause {
 
 impl Pause {
     /// Waits, or says that there is no time left for it.
-    async fn before(&mut self, end: Instant) -> bool {
+    pub(crate) async fn before(&mut self, end: Instant) -> bool {
         let share = (RandomState::new().hash_one(self.0) % 1024) as u32; // Each state has new random keys.
         let wait = self.0 / 2 + self.0 * share / 2048;
         self.0 = (self.0 * 2).min(Duration::from_millis(500));
@@ -278,17 +281,28 @@ struct Unreachable {
 
 /// Reads a URL. No error repeats it, since it may have a password.
 pub(crate) fn parse(url: &str) -> Result<ConnectionInfo, Invalid> {
-    let problem = if url.starts_with("rediss:") && !cfg!(feature = "tls") {
+    url.into_connection_info()
+        .map_err(|_| Invalid::Url { problem: problem_of(url, cfg!(feature = "tls")) })
+}
+
+fn problem_of(url: &str, tls: bool) -> &'static str {
+    if url.starts_with("rediss:") && !tls {
         "rediss:// needs the cargo feature `tls`"
     } else {
         "its form is redis://user:password@host:port/database, or unix:///path?db=0&user=..&pass=.."
-    };
-    url.into_connection_info().map_err(|_| Invalid::Url { problem })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tls_without_its_feature_names_the_feature() {
+        assert!(problem_of("rediss://localhost", false).contains("feature `tls`"));
+        assert!(problem_of("rediss://localhost/seven", true).contains("its form is"));
+        assert_eq!(parse("rediss://localhost").is_ok(), cfg!(feature = "tls"));
+    }
 
     #[test]
     fn nothing_waits_for_more_to_send() {

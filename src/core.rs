@@ -118,7 +118,7 @@ impl Core {
             let found = format!("layout {layout} of the keys");
             return Err(Error::Unsupported {
                 found,
-                needed: "update fairlane: this one knows layout 1",
+                needed: "update fairlane, this one knows older ones only",
             });
         }
         Ok(())

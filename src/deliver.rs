@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     Error, MessageId, Receipt,
-    connection::Repeat,
+    connection::{Pause, Repeat},
     core::{Core, read},
     error::{Result, unexpected},
     message::Ready,
@@ -38,18 +38,32 @@ pub(crate) async fn deliver(core: &Core, messages: &[Ready]) -> Result<Vec<Recei
 async fn part(core: &Core, messages: &[Ready], delivered: &mut Vec<Receipt>) -> Result<()> {
     let end = core.connection.end();
     let mut routes = core.routes();
+    let mut pause = Pause::default();
+    let mut reloaded = false;
     loop {
         match send(core, messages, &routes, end).await {
             Ok(receipts) => {
                 delivered.extend(receipts);
                 return Ok(());
             }
-            // The routes may change again and again; the deadline ends that.
-            Err(Error::Server { code, .. }) if code == "STALE" => {
-                routes = core.load_routes(Some(&routes), end).await?;
+            Err(Error::Server { code, cause }) if code == "STALE" => {
+                // Once is the rule. They may change again and again.
+                if reloaded && !pause.before(end).await {
+                    return Err(Error::NotSent(cause));
+                }
+                reloaded = true;
+                routes = core.load_routes(Some(&routes), end).await.map_err(not_delivered)?;
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// That no answer came when routes were loaded leaves no doubt: nothing was delivered.
+fn not_delivered(error: Error) -> Error {
+    match error {
+        Error::MaybeApplied(cause) => Error::NotSent(cause),
+        error => error,
     }
 }
 

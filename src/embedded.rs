@@ -21,6 +21,7 @@ use std::{
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use tokio::{
     sync::{Mutex, watch},
+    task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
 use tracing::info;
@@ -78,7 +79,8 @@ impl Latest {
 #[derive(Debug)]
 pub(crate) struct Server {
     socket: PathBuf,
-    _owner: ChildStdin,
+    /// The pipe that the server lives on; a new one when it had to be started again.
+    owner: std::sync::Mutex<ChildStdin>,
 }
 
 impl Server {
@@ -94,9 +96,8 @@ impl Server {
             servers.entry(dir.clone()).or_default().clone()
         };
         let mut latest = latest.lock().await;
-        if let Some(server) = latest.server.upgrade()
-            && !latest.ended()
-        {
+        let running = latest.server.upgrade();
+        if let Some(server) = running.clone().filter(|_| !latest.ended()) {
             return Ok(server);
         }
         let socket = dir.join(SOCKET);
@@ -106,8 +107,8 @@ impl Server {
                 Invalid::TooLong { what: "path of the socket", len, most: MOST_PATH }.into()
             );
         }
-        let program = find(env::var_os(PROGRAM).as_deref(), env::var_os("PATH").as_deref());
-        let program = program.ok_or(Error::NoServer)?;
+        let search = || find(env::var_os(PROGRAM).as_deref(), env::var_os("PATH").as_deref());
+        let program = spawn_blocking(search).await.ok().flatten().ok_or(Error::NoServer)?;
         if let Some(ended) = &mut latest.ended {
             // Our own one, which is on its way out, takes the time that it needs.
             let _ = timeout(LOADING, ended.wait_for(|ended| *ended)).await;
@@ -129,7 +130,12 @@ impl Server {
             dir = %dir.display(),
             "embedded server started"
         );
-        let server = Arc::new(Self { socket, _owner: owner });
+        if let Some(server) = running {
+            // It had crashed: those who have it go on with the new one.
+            *server.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+            return Ok(server);
+        }
+        let server = Arc::new(Self { socket, owner: std::sync::Mutex::new(owner) });
         latest.server = Arc::downgrade(&server);
         Ok(server)
     }

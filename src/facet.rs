@@ -26,7 +26,8 @@ impl Facet {
     /// Sets its weight, 0.001 to 1000: how many messages it is served for each one of a facet of
     /// weight 1, while both have messages waiting. Defaults to 1.
     ///
-    /// It holds at once, also for what is waiting, and until it is set to 1 again.
+    /// It holds at once, also for what is waiting, and until it is set again, with the queue
+    /// registered or not.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when the weight is out of its range, or the facet or the

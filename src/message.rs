@@ -206,16 +206,18 @@ impl Stored {
             let end = rest.iter().position(|byte| *byte == b' ')?;
             let digits = std::str::from_utf8(&rest[..end]).ok()?;
             rest = &rest[end + 1..];
-            digits.parse().ok()
+            // What is not ours may have more digits than a number can.
+            let number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+            number.then(|| digits.parse().unwrap_or(u64::MAX))
         };
         let (id, attempts, delivered_at, topic) = (number()?, number()?, number()?, number()?);
-        let topic = usize::try_from(topic).ok()?;
+        let topic = usize::try_from(topic).unwrap_or(usize::MAX);
         let (topic, body) = rest.split_at_checked(topic).unwrap_or((b"", rest));
         Some(Self {
             id: MessageId(id),
             facet: facet.to_owned(),
             topic: String::from_utf8_lossy(topic).into_owned(),
-            attempts: attempts.try_into().ok()?,
+            attempts: attempts.try_into().unwrap_or(u32::MAX),
             delivered_at,
             body: body.into(),
         })

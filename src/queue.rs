@@ -73,12 +73,8 @@ impl<T: Send + 'static> Queue<T> {
     /// Takes the next message for a time, at least once: what is not settled by then comes back to
     /// the front of its facet.
     ///
-    /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when the length of the lease is out of its range;
-    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
-    /// nothing.
-    ///
-    /// A worker. There is no delay after a nack: what fails again and again is this loop's to end.
+    /// # A worker
+    /// There is no delay after a nack: what fails again and again is this loop's to end.
     ///
     /// ```no_run
     /// # async fn handle(_: &serde_json::Value) -> Result<(), std::io::Error> { Ok(()) }
@@ -106,6 +102,11 @@ impl<T: Send + 'static> Queue<T> {
     /// }
     /// # }
     /// ```
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) when the length of the lease is out of its range;
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
+    /// nothing.
     pub fn lease(&self) -> Lease<Option<Delivery<T>>> {
         self.leasing(1, |deliveries| deliveries.into_iter().next())
     }

@@ -31,7 +31,8 @@ pub struct Route {
 /// All routes at one version of them.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    pub(crate) version: String,
+    /// As Redis has it, whatever it is.
+    pub(crate) version: Vec<u8>,
     /// As they are registered, in the order of their names; those that match nothing too.
     pub(crate) all: Vec<Route>,
     set: RegexSet,
@@ -44,11 +45,14 @@ pub(crate) struct Routes {
 impl Routes {
     /// Reads what `queues.lua` returns: names and patterns in turn, and among them the version.
     pub(crate) fn new(pairs: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
-        let mut version = "0".to_owned();
+        let mut version = b"0".to_vec();
         let mut all = Vec::new();
         for (queue, pattern) in pairs {
+            if queue == b":version" {
+                version = pattern;
+                continue;
+            }
             match (String::from_utf8(queue), String::from_utf8(pattern)) {
-                (Ok(field), Ok(value)) if field == ":version" => version = value,
                 (Ok(queue), Ok(pattern)) if check_name(&queue).is_ok() => {
                     all.push(Route { queue, pattern });
                 }
@@ -143,7 +147,7 @@ mod tests {
     #[test]
     fn a_route_that_does_not_compile_matches_nothing_and_stops_no_other() {
         let routes = routes(&[("bad", "["), ("a:b", "."), ("good", "x"), (":version", "7")]);
-        assert_eq!(routes.version, "7");
+        assert_eq!(routes.version, b"7");
         assert_eq!(*routes.queues_of("x"), ["good".to_owned()]);
         assert_eq!(routes.all.len(), 2, "it is still listed");
     }

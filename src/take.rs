@@ -48,11 +48,12 @@ pub(crate) async fn take(
     while left > 0 {
         let most = left.min(MOST_OF_A_PART);
         match part(core, queue, most, bytes, length, end).await {
-            Ok(part) if part.taken.is_empty() && part.bounded && taken.is_empty() => {
-                // Either the next message is larger than a take, and is given alone, or the call
-                // has cleared the way to it.
+            // The next message is larger than a take, and is given alone.
+            Ok(part) if taken.is_empty() && part.taken.is_empty() && part.ended == Ended::Full => {
                 (left, bytes) = (1, usize::MAX >> 16);
             }
+            // The call has cleared the way for the next one.
+            Ok(part) if part.taken.is_empty() && part.ended == Ended::Bounded => {}
             Ok(part) => {
                 left -= part.taken.len();
                 bytes = bytes.saturating_sub(part.bytes);
@@ -82,8 +83,18 @@ pub(crate) async fn take(
 struct Part {
     taken: Vec<Taken>,
     bytes: usize,
-    /// Whether a bound ended the script before it was known whether more can be served.
-    bounded: bool,
+    ended: Ended,
+}
+
+/// What ended a script.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// It gave what it should, or all there is.
+    Done,
+    /// A bound, before it was known whether more can be served.
+    Bounded,
+    /// The next message is more than the bytes that are left.
+    Full,
 }
 
 async fn part(
@@ -105,9 +116,13 @@ async fn part(
     let reply = reply.map_err(|error| error.of(queue))?;
     let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
     let mut next = || values.next().ok_or_else(|| unexpected("a reply that ends too soon"));
-    let bounded = read::<u8>(next()?)? == 1;
+    let ended = match read::<u8>(next()?)? {
+        0 => Ended::Done,
+        1 => Ended::Bounded,
+        _ => Ended::Full,
+    };
     let lease = read(next()?)?;
-    let mut part = Part { taken: Vec::new(), bytes: 0, bounded };
+    let mut part = Part { taken: Vec::new(), bytes: 0, ended };
     while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
         let facet: Vec<u8> = read(facet)?;
         let raw: Vec<u8> = read(raw)?;

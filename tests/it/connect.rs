@@ -152,13 +152,6 @@ async fn an_url_that_cannot_be_used_is_not_repeated_in_the_error() {
     assert!(!format!("{error:?} {error}").contains("hunter2"));
 }
 
-#[cfg(not(feature = "tls"))]
-#[tokio::test]
-async fn tls_without_its_feature_names_the_feature() {
-    let error = <Broker>::builder().redis("rediss://127.0.0.1").connect().await.err().unwrap();
-    assert!(error.to_string().contains("feature `tls`"), "{error}");
-}
-
 /// A server behind TLS, with a certificate that a new authority has signed: its port, and the
 /// authority's certificate.
 #[cfg(feature = "tls")]

