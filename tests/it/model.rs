@@ -143,7 +143,7 @@ impl Queue {
     /// A facet has a new head: the promise to it begins.
     fn head(&mut self, facet: &'static str) {
         let debtors = self.idle.values().filter(|turn| **turn > self.floor).count();
-        let most = 4.0 * (self.ready.len() + debtors) as f64 + self.early;
+        let most = 5.0 * (self.ready.len() + debtors) as f64 + 3.0 * self.early;
         self.passed.insert(facet, (0.0, most));
     }
 
