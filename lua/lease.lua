@@ -9,7 +9,8 @@ local length = tonumber(ARGV[5]) -- of the lease, ms
 
 return take(name, most, bytes, function(q, chosen)
   local drawn = redis.call("INCR", seq)
-  -- The time is in it: should a crash of Redis take back the last draws of seq, no token fits twice.
+  -- The time is in it: should a crash of Redis take back the last draws of seq, no token fits
+  -- twice.
   local lease = string.format("%.0f%06.0f", now, drawn % 1000000)
   local ids, rests = {}, {}
   for i = 2, #chosen, 2 do

@@ -116,9 +116,9 @@ local function release(q, id, record, counted)
   end
 end
 
--- Releases what is due by now, at most so many and not much more than MOST_BYTES of it. What one call
--- gives back keeps its order; what is left for a next call goes before it. Returns whether more may
--- be due.
+-- Releases what is due by now, at most so many and not much more than MOST_BYTES of it. What one
+-- call gives back keeps its order; what is left for a next call goes before it. Returns whether
+-- more may be due.
 local function due(q, most)
   local ids = redis.call("ZRANGE", q.timers, "-inf", now, "BYSCORE", "LIMIT", 0, most)
   table.sort(ids, function(a, b)
@@ -258,8 +258,8 @@ local function choose(q, most, bytes)
   return chosen, seen, 0
 end
 
--- Takes messages off queue 1 of the call, what is due given back before. keep(q, chosen) holds on to
--- them before they leave their lists, and returns the number of their lease.
+-- Takes messages off queue 1 of the call, what is due given back before. keep(q, chosen) holds on
+-- to them before they leave their lists, and returns the number of their lease.
 -- Returns 0; or 1 when a bound ended the call before it was known whether more can be served, or 2
 -- when the next message is more than its bytes. Then the number of the lease, or 0; then facet and
 -- message in turn.

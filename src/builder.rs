@@ -78,6 +78,7 @@ impl<T> BrokerBuilder<T> {
     /// Unix socket in `dir` alone, which only this user can enter, writes every change to an
     /// append-only file (to disk once a second), and ends with the last broker of this process, or
     /// with the process however that ends. Brokers of one process with the same `dir` share it.
+    /// When it crashes, the next `connect` with that `dir` starts it again, for all of them.
     ///
     /// Other processes of this user reach it while it runs: `redis-cli -s dir/redis.sock`, or
     /// `.redis("unix:///path/to/dir/redis.sock")`.
@@ -149,7 +150,8 @@ impl<T> BrokerBuilder<T> {
     }
 
     /// Connects, within the deadline, and checks what is there. Starting an embedded server comes
-    /// before that; it may take longer when it has much to load.
+    /// before that; it may take longer, when it has much to load or an old one of this process has
+    /// still to end.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a setting that is out of its range;

@@ -215,18 +215,16 @@ impl Connection {
     /// What made a try to connect fail, if another try may succeed; otherwise the error for the
     /// caller.
     fn unreachable(&self, error: RedisError) -> Result<Cause> {
-        let unsupported = |found: &str| Error::Unsupported {
-            found: found.into(),
-            needed: "fairlane needs Redis 7.0, Valkey 7.2, or newer",
-        };
         match (error.kind(), error.code()) {
             (ErrorKind::Io, _) | (_, Some("LOADING" | "MASTERDOWN")) => {
                 Ok(Cause::new(Unreachable { address: self.address.clone(), source: error }))
             }
             (ErrorKind::AuthenticationFailed, _) => Err(Error::Denied(Cause::new(error))),
-            (ErrorKind::RESP3NotSupported, _) => Err(unsupported("a server without RESP3")),
+            (ErrorKind::RESP3NotSupported, _) => {
+                Err(Error::unsupported_server("a server without RESP3"))
+            }
             (ErrorKind::Parse, _) => {
-                Err(unsupported("something that does not answer as Redis does"))
+                Err(Error::unsupported_server("something that does not answer as Redis does"))
             }
             _ => Err(refused(error)),
         }

@@ -104,11 +104,7 @@ impl Core {
         let version: String = field("version").map_or_else(|| Ok(String::new()), read)?;
         let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
         if major.is_none_or(|major| major < 7) {
-            let found = format!("Redis {version}");
-            return Err(Error::Unsupported {
-                found,
-                needed: "fairlane needs Redis 7.0, Valkey 7.2, or newer",
-            });
+            return Err(Error::unsupported_server(format!("Redis {version}")));
         }
         let mut command = self.command(&scripts::CONNECT, &[]);
         command.arg(LAYOUT);

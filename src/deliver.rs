@@ -9,6 +9,7 @@ use crate::{
     connection::{Pause, Repeat},
     core::{Core, read},
     error::{Result, unexpected},
+    keys::Places,
     message::Ready,
     routes::Routes,
     scripts,
@@ -84,16 +85,12 @@ async fn send(
         }
         matched.push(queues);
     }
-    let mut queues: Vec<&str> =
-        matched.iter().flat_map(|queues| queues.iter()).map(String::as_str).collect();
-    queues.sort_unstable();
-    queues.dedup();
-    let mut command = core.command(&scripts::DELIVER, &queues);
+    let places = Places::of(matched.iter().flat_map(|queues| queues.iter()).map(String::as_str));
+    let mut command = core.command(&scripts::DELIVER, places.queues());
     command.arg(&routes.version).arg(&core.keys.channel);
     for (message, matched) in messages.iter().zip(&matched) {
-        let place = |queue: &String| queues.partition_point(|other| *other < queue.as_str()) + 1;
-        let places: Vec<String> = matched.iter().map(|queue| place(queue).to_string()).collect();
-        command.arg(&message.facet).arg(&message.topic).arg(&message.body).arg(places.join(" "));
+        let to: Vec<_> = matched.iter().map(|queue| places.place(queue).to_string()).collect();
+        command.arg(&message.facet).arg(&message.topic).arg(&message.body).arg(to.join(" "));
     }
     let reply = core.call_until(&scripts::DELIVER, &command, Repeat::Never, end).await?;
     let numbers: Vec<u64> = read(reply.value)?;

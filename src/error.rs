@@ -238,6 +238,12 @@ pub(crate) fn refused(error: redis::RedisError) -> Error {
 }
 
 impl Error {
+    /// What is there is no server that fairlane works with.
+    pub(crate) fn unsupported_server(found: impl Into<String>) -> Self {
+        let needed = "fairlane needs Redis 7.0, Valkey 7.2, or newer";
+        Self::Unsupported { found: found.into(), needed }
+    }
+
     /// Gives the queue's name to the refusal of a script that knows no such queue.
     pub(crate) fn of(self, queue: &Arc<str>) -> Self {
         match self {

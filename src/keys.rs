@@ -40,6 +40,29 @@ impl Keys {
     }
 }
 
+/// The queues of a call, each once: a script names one by its place among KEYS.
+#[derive(Debug)]
+pub(crate) struct Places<'a>(Vec<&'a str>);
+
+impl<'a> Places<'a> {
+    pub(crate) fn of(queues: impl Iterator<Item = &'a str>) -> Self {
+        let mut queues: Vec<_> = queues.collect();
+        queues.sort_unstable();
+        queues.dedup();
+        Self(queues)
+    }
+
+    /// The queues, in the order of their places.
+    pub(crate) fn queues(&self) -> &[&'a str] {
+        &self.0
+    }
+
+    /// The place of one of them, counted from 1.
+    pub(crate) fn place(&self, queue: &str) -> usize {
+        self.0.partition_point(|other| *other < queue) + 1
+    }
+}
+
 /// Checks the name of a queue or a namespace.
 pub(crate) fn check_name(name: &str) -> Result<(), Invalid> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -71,6 +94,13 @@ mod tests {
         for name in ["a", "A.b_c-9", &"x".repeat(128)] {
             assert!(check_name(name).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn each_queue_of_a_call_has_one_place() {
+        let places = Places::of(["b", "a", "b", "c"].into_iter());
+        assert_eq!(places.queues(), ["a", "b", "c"]);
+        assert_eq!(["c", "a", "b"].map(|queue| places.place(queue)), [3, 1, 2]);
     }
 
     #[test]

@@ -190,37 +190,17 @@ impl Stored {
     /// Reads `<id> <attempts> <delivered at> <bytes of the topic> <topic><body>`. What somebody
     /// else put into a list is all body, and has the id 0.
     pub(crate) fn parse(facet: String, raw: &[u8]) -> Self {
-        Self::parse_own(&facet, raw).unwrap_or_else(|| Self {
-            id: MessageId(0),
-            facet,
-            topic: String::new(),
-            attempts: 0,
-            delivered_at: 0,
-            body: raw.into(),
-        })
-    }
-
-    fn parse_own(facet: &str, raw: &[u8]) -> Option<Self> {
-        let mut rest = raw;
-        let mut number = || -> Option<u64> {
-            let end = rest.iter().position(|byte| *byte == b' ')?;
-            let digits = std::str::from_utf8(&rest[..end]).ok()?;
-            rest = &rest[end + 1..];
-            // What is not ours may have more digits than a number can.
-            let number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
-            number.then(|| digits.parse().unwrap_or(u64::MAX))
-        };
-        let (id, attempts, delivered_at, topic) = (number()?, number()?, number()?, number()?);
+        let ([id, attempts, delivered_at, topic], rest) = head(raw).unwrap_or(([0; 4], raw));
         let topic = usize::try_from(topic).unwrap_or(usize::MAX);
         let (topic, body) = rest.split_at_checked(topic).unwrap_or((b"", rest));
-        Some(Self {
+        Self {
             id: MessageId(id),
-            facet: facet.to_owned(),
+            facet,
             topic: String::from_utf8_lossy(topic).into_owned(),
             attempts: attempts.try_into().unwrap_or(u32::MAX),
             delivered_at,
             body: body.into(),
-        })
+        }
     }
 
     /// Decodes the body.
@@ -234,9 +214,49 @@ impl Stored {
     }
 }
 
+/// The four numbers that a stored message begins with, and what follows them.
+fn head(raw: &[u8]) -> Option<([u64; 4], &[u8])> {
+    let (mut numbers, mut rest) = ([0; 4], raw);
+    for number in &mut numbers {
+        let end = rest.iter().position(|byte| *byte == b' ').filter(|end| *end > 0)?;
+        let digits = std::str::from_utf8(&rest[..end]).ok()?;
+        if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
+        // What is not ours may have more digits than a number can.
+        *number = digits.parse().unwrap_or(u64::MAX);
+        rest = &rest[end + 1..];
+    }
+    Some((numbers, rest))
+}
+
 impl From<Stored> for Pulled {
     fn from(stored: Stored) -> Self {
         let Stored { id, facet, topic, body, .. } = stored;
         Self { id, facet, topic, body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_list_holds_is_read_whoever_put_it_there() {
+        let parse = |raw: &[u8]| {
+            let stored = Stored::parse("a".into(), raw);
+            (stored.id.0, stored.attempts, stored.delivered_at, stored.topic, stored.body.to_vec())
+        };
+        assert_eq!(parse(b"7 2 99 3 t:1{}"), (7, 2, 99, "t:1".into(), b"{}".to_vec()));
+        assert_eq!(parse(b"7 0 99 0 "), (7, 0, 99, String::new(), Vec::new()));
+        assert_eq!(parse(b"7 0 99 9 short"), (7, 0, 99, String::new(), b"short".to_vec()));
+        for odd in
+            [&b""[..], b"7", b"7 0 99", b"7 x 99 0 ", b" 0 99 0 ", b"-7 0 99 0 ", b"\xff 0 9 0 "]
+        {
+            assert_eq!(parse(odd), (0, 0, 0, String::new(), odd.to_vec()));
+        }
+        let large = "9".repeat(30);
+        let read = parse(format!("{large} {large} 1 {large} x").as_bytes());
+        assert_eq!(read, (u64::MAX, u32::MAX, 1, String::new(), b"x".to_vec()));
     }
 }

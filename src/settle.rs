@@ -7,6 +7,7 @@ use crate::{
     connection::Repeat,
     core::{Core, read},
     error::{Cause, Result, unexpected},
+    keys::Places,
     scripts,
 };
 
@@ -50,15 +51,13 @@ async fn some(
     tokens: &[Token],
     lost: &mut Vec<usize>,
 ) -> Result<usize> {
-    let mut queues: Vec<&str> = tokens.iter().map(|token| &*token.queue).collect();
-    queues.sort_unstable();
-    queues.dedup();
+    let places = Places::of(tokens.iter().map(|token| &*token.queue));
     let script = match how {
         Settling::Ack => &scripts::ACK,
         Settling::Nack { .. } => &scripts::NACK,
         Settling::Extend { .. } => &scripts::EXTEND,
     };
-    let mut command = core.command(script, &queues);
+    let mut command = core.command(script, places.queues());
     match how {
         Settling::Ack => {}
         Settling::Nack { counted } => {
@@ -69,19 +68,18 @@ async fn some(
         }
     }
     for token in tokens {
-        let place = queues.partition_point(|queue| *queue < &*token.queue) + 1;
-        command.arg(place).arg(token.id.0).arg(token.lease);
+        command.arg(places.place(&token.queue)).arg(token.id.0).arg(token.lease);
     }
     let reply = core.call(script, &command, Repeat::Safe).await?;
     let numbers: Vec<usize> = read(reply.value)?;
-    let [left, places @ ..] = numbers.as_slice() else {
+    let [left, lost_places @ ..] = numbers.as_slice() else {
         return Err(unexpected("a settling without a number"));
     };
-    if reply.repeated && !places.is_empty() {
+    if reply.repeated && !lost_places.is_empty() {
         let why = "sent again after the connection broke: the first may have worked";
         return Err(Error::MaybeApplied(Cause::new(why)));
     }
-    lost.extend(places);
+    lost.extend(lost_places);
     Ok((*left).min(tokens.len() - 1))
 }
 

@@ -32,9 +32,7 @@ async fn only_its_user_can_reach_it_and_only_by_its_socket() {
     let _broker = connect(&path).await.unwrap();
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(path.join("redis.sock").metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let client =
-        redis::Client::open(format!("unix://{}", path.join("redis.sock").display())).unwrap();
-    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    let mut raw = raw(&path).await;
     for (setting, value) in
         [("port", "0"), ("appendonly", "yes"), ("maxmemory-policy", "noeviction")]
     {
@@ -173,11 +171,15 @@ async fn a_directory_with_odd_characters_will_do() {
     broker.deliver(&message("a", "t", 1)).await.unwrap();
 }
 
+/// A connection beside the library, to the server of a directory.
+async fn raw(dir: &Path) -> redis::aio::MultiplexedConnection {
+    let url = format!("unix://{}", dir.join("redis.sock").display());
+    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+}
+
 /// What INFO says of the server of a directory.
 async fn info(dir: &Path, field: &str) -> String {
-    let client =
-        redis::Client::open(format!("unix://{}", dir.join("redis.sock").display())).unwrap();
-    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    let mut raw = raw(dir).await;
     let info: String = redis::cmd("INFO").arg("server").query_async(&mut raw).await.unwrap();
     info.lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))

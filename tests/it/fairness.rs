@@ -1,14 +1,10 @@
 //! Who is served when. The two bounds are stated in ARCHITECTURE.md.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::LazyLock,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use fairlane::{Broker, Message};
 use proptest::{prelude::*, test_runner::Config};
 use serde_json::json;
-use tokio::runtime::Runtime;
 
 use crate::support::{self, Space, counts, deliver, pulled};
 
@@ -243,8 +239,6 @@ async fn a_batch_spreads_over_the_facets_as_singles_would() {
     space.delete().await;
 }
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
-
 #[derive(Debug, Clone)]
 enum Do {
     Deliver { facet: usize, n: u64 },
@@ -274,7 +268,7 @@ proptest! {
     fn two_facets_that_both_wait_are_never_more_than_a_turn_of_each_apart(
         steps in prop::collection::vec(doing(), 1..60)
     ) {
-        RUNTIME.block_on(async {
+        support::RUNTIME.block_on(async {
             let (space, queue) = Space::with_queue().await;
             let name = |facet: usize| format!("f{facet}");
             let mut waiting: BTreeMap<String, u64> = BTreeMap::new();
@@ -330,7 +324,7 @@ proptest! {
     fn a_message_at_the_head_of_its_facet_is_passed_by_a_bounded_number_of_others(
         steps in prop::collection::vec((0..40usize, 1..6u64, 0..4usize), 1..80)
     ) {
-        RUNTIME.block_on(heads(steps, |waiting, early| 5 * waiting + 3 * early));
+        support::RUNTIME.block_on(heads(steps, |waiting, early| 5 * waiting + 3 * early));
     }
 
     #[test]
@@ -339,7 +333,7 @@ proptest! {
     ) {
         let steps = steps.into_iter();
         let steps = steps.map(|(facet, n, pulls)| (facet, if facet % 2 == 0 { n } else { 1 }, pulls));
-        RUNTIME.block_on(heads(steps.collect(), |waiting, early| 4 * waiting + early));
+        support::RUNTIME.block_on(heads(steps.collect(), |waiting, early| 4 * waiting + early));
     }
 }
 

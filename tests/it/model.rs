@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::LazyLock,
     time::Duration,
 };
 
@@ -19,7 +18,6 @@ use proptest::{
 };
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use serde_json::Value;
-use tokio::runtime::Runtime;
 
 use crate::support::{self, START, Space};
 
@@ -447,8 +445,6 @@ impl ReferenceStateMachine for Model {
     }
 }
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
-
 /// How the scripts of a run are broken, if they are.
 trait Breach: 'static {
     const SCRIPT: &'static str = "pull";
@@ -677,20 +673,20 @@ impl<B: Breach> StateMachineTest for Real<B> {
     type Reference = Model;
 
     fn init_test(_: &Model) -> Self {
-        RUNTIME.block_on(Self::new())
+        support::RUNTIME.block_on(Self::new())
     }
 
     fn apply(mut state: Self, model: &Model, step: Step) -> Self {
-        RUNTIME.block_on(state.step(model, &step));
+        support::RUNTIME.block_on(state.step(model, &step));
         state
     }
 
     fn check_invariants(state: &Self, model: &Model) {
-        RUNTIME.block_on(state.check(model));
+        support::RUNTIME.block_on(state.check(model));
     }
 
     fn teardown(state: Self, model: Model) {
-        RUNTIME.block_on(state.end(model));
+        support::RUNTIME.block_on(state.end(model));
     }
 }
 

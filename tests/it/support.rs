@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,11 +19,15 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
+    runtime::Runtime,
     sync::OnceCell,
 };
 
 /// The time at which each test begins, in ms.
 pub(crate) const START: u64 = 1_000_000_000_000;
+
+/// Where properties run, which are no async functions.
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 /// A namespace of its own.
 pub(crate) struct Space {
