@@ -1,26 +1,48 @@
-#!lua
--- Sets the weight of a facet. What it owes to the others, or they to it, is scaled with it.
+#!lua flags=allow-oom
+-- Sets the weight of a facet, or whether it, or its queue, is paused.
 --
+-- What a facet owes to the others, or they to it, is scaled with its weight. One that is paused
+-- keeps its turn in parked. It may run at maxmemory: what is resumed can be drained.
 -- Returns 1.
--- Errors: NOQUEUE when the queue holds nothing and is not registered.
+-- Errors: NOQUEUE when the queue is being destroyed, or, for a weight, holds nothing and is not
+-- registered.
 local name = ARGV[2] -- of the queue
-local facet = ARGV[3]
-local weight = tonumber(ARGV[4]) -- 0.001 to 1000
+local facet = ARGV[3] -- "" for the queue itself
+local weight = tonumber(ARGV[4]) -- 0.001 to 1000; "" leaves it as it is
+local paused = ARGV[5] -- 1 for paused, 0 for not; "" leaves it as it is
 
 local q = open(1)
-if q.facets + q.held == 0 and redis.call("HEXISTS", routes, name) == 0 then
-  return redis.error_reply("NOQUEUE there is no queue " .. name)
+local none = (weight or q.closed) and missing(q, name)
+if none then
+  return none
 end
-local scale = (tonumber(redis.call("HGET", q.weights, facet)) or 1) / weight
-if weight == 1 then
-  redis.call("HDEL", q.weights, facet)
-else
-  redis.call("HSET", q.weights, facet, weight)
-end
-for _, set in ipairs({ q.ready, q.idle }) do
-  local turn = tonumber(redis.call("ZSCORE", set, facet))
-  if turn and turn > q.floor then
-    redis.call("ZADD", set, q.floor + (turn - q.floor) * scale, facet)
+if weight then
+  local scale = (tonumber(redis.call("HGET", q.weights, facet)) or 1) / weight
+  if weight == 1 then
+    redis.call("HDEL", q.weights, facet)
+  else
+    redis.call("HSET", q.weights, facet, weight)
+  end
+  for _, set in ipairs({ q.ready, q.parked, q.idle }) do
+    local turn = tonumber(redis.call("ZSCORE", set, facet))
+    if turn and turn > q.floor then
+      redis.call("ZADD", set, q.floor + (turn - q.floor) * scale, facet)
+    end
   end
 end
+if paused == "1" and redis.call("SADD", q.pauses, facet) == 1 then
+  local turn = redis.call("ZSCORE", q.ready, facet)
+  if turn then
+    redis.call("ZADD", q.parked, turn, facet)
+    redis.call("ZREM", q.ready, facet)
+    q.facets, q.aside = q.facets - 1, q.aside + 1
+  end
+  q.paused, q.moved = q.paused or facet == "", true
+elseif paused == "0" and redis.call("SREM", q.pauses, facet) == 1 then
+  if redis.call("ZSCORE", q.parked, facet) then
+    arrive(q, facet)
+  end
+  q.paused, q.moved = q.paused and facet ~= "", true
+end
+close(q)
 return 1

@@ -23,7 +23,11 @@ for i = 4, #ARGV, 4 do
   local head = string.format("%.0f 0 %.0f %d ", first + (i - 4) / 4, now, #topic)
   for n in ARGV[i + 3]:gmatch("%d+") do
     local q = queues[n] or open(n)
+    if q.closed then
+      return redis.error_reply("STALE a queue is being destroyed: load the routes and match again")
+    end
     queues[n], q.piles = q, q.piles or {}
+    q.delivered, q.waiting = q.delivered + 1, q.waiting + 1
     local pile = q.piles[facet]
     if not pile then
       pile = { q = q, facet = facet, waiting = redis.call("LLEN", q.list .. facet) }

@@ -17,7 +17,7 @@ return take(name, most, bytes, function(q, chosen)
     local id, rest = chosen[i]:match("^([1-9]%d*)() %d+ %d+ %d+ ")
     ids[i / 2], rests[i / 2] = id or "", rest or false
   end
-  local held = q.held > 0 and redis.call("HMGET", q.leased, unpack(ids)) or {}
+  local held = q.leases > 0 and redis.call("HMGET", q.leased, unpack(ids)) or {}
   local records, ends, seen = {}, {}, {}
   for i, id in ipairs(ids) do
     local facet, message = chosen[2 * i - 1], chosen[2 * i]
@@ -29,7 +29,7 @@ return take(name, most, bytes, function(q, chosen)
       message = id .. rest
       chosen[2 * i] = message
     end
-    seen[id] = true
+    seen[id], q.loads[facet] = true, (q.loads[facet] or 0) + 1
     records[2 * i - 1], records[2 * i] = id, lease .. " " .. #facet .. " " .. facet .. message
     ends[2 * i - 1], ends[2 * i] = now + length, id
   end

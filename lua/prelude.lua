@@ -10,6 +10,9 @@ local seq = KEYS[2] -- integer: the last number drawn, for message ids and for l
 local layout = KEYS[3] -- integer: layout of these keys
 
 local MOST_BYTES = 4194304 -- of messages that one call moves; one that is larger is moved alone
+-- What a queue counts: its waiting messages, and from its beginning those that were delivered, were
+-- served (pulled or leased), were acked, and came back.
+local COUNTS = { "waiting", "delivered", "served", "acked", "came_back" }
 
 local now = tonumber(ARGV[1]) -- ms since 1970; 0: by the clock of Redis
 if now == 0 then
@@ -20,63 +23,148 @@ end
 -- Opens queue i of the call: reads its clock, and meets a key of a wrong type before anything is
 -- written.
 local function open(i)
-  local before = 3 + (i - 1) * 7
+  local before = 3 + (i - 1) * 11
   local q = {
-    clock = KEYS[before + 1], -- hash: floor, arrival, early (see choose and arrive)
+    clock = KEYS[before + 1], -- hash: floor, arrival, early (see choose and arrive); COUNTS; closed
     ready = KEYS[before + 2], -- zset: facet -> its turn; only facets that can be served now
-    idle = KEYS[before + 3], -- zset: facet in debt, with none waiting -> the turn it left with
-    timers = KEYS[before + 4], -- zset: id of a leased message -> end of its lease, ms
-    leased = KEYS[before + 5], -- hash: id -> "<lease> <bytes of the facet> <facet><message>"
-    weights = KEYS[before + 6], -- hash: facet -> its weight, where that is not 1
-    list = KEYS[before + 7], -- then a facet's name: list of its waiting messages, oldest first,
+    parked = KEYS[before + 3], -- zset: paused facet with messages -> the turn it left with, or 0
+    idle = KEYS[before + 4], -- zset: facet in debt, with none waiting -> the turn it left with
+    timers = KEYS[before + 5], -- zset: id of a leased message -> end of its lease, ms
+    leased = KEYS[before + 6], -- hash: id -> "<lease> <bytes of the facet> <facet><message>"
+    held = KEYS[before + 7], -- hash: facet -> how many of its messages are leased
+    weights = KEYS[before + 8], -- hash: facet -> its weight, where that is not 1
+    pauses = KEYS[before + 9], -- set: paused facets; the empty one is the queue itself
+    wake = KEYS[before + 10], -- zset: the marker, while something can be served
+    list = KEYS[before + 11], -- then a facet's name: list of its waiting messages, oldest first,
     -- each "<id> <attempts> <delivered at, ms> <bytes of the topic> <topic><body>"
     entering = {}, -- turn and facet, in turn, of those that become ready
+    parking = {}, -- turn and facet, in turn, of those that get messages while they are paused
     leaving = {}, -- facets that are taken out of idle
+    resuming = {}, -- facets that are taken out of parked
+    returned = {}, -- facet -> messages that go back to its front, the foremost last
     gone = {}, -- ids that are no longer leased, as a list and as a set
+    stuck = {}, -- time and id, in turn, of what is due and cannot go back: it must block nobody
+    loads = {}, -- facet -> how many more of its messages are leased
   }
-  local clock = redis.call("HMGET", q.clock, "floor", "arrival", "early")
+  local clock = redis.call("HMGET", q.clock, "floor", "arrival", "early", "closed", unpack(COUNTS))
   q.floor, q.arrival, q.early =
     tonumber(clock[1]) or 0, tonumber(clock[2]) or 0, tonumber(clock[3]) or 0
+  q.closed = clock[4] -- by destroy
+  q.counted = {}
+  for n, count in ipairs(COUNTS) do
+    q[count] = tonumber(clock[4 + n]) or 0
+    q.counted[count] = q[count]
+  end
   q.facets = redis.call("ZCARD", q.ready)
+  q.aside = redis.call("ZCARD", q.parked)
   q.debtors = redis.call("ZCARD", q.idle)
+  q.leases = redis.call("HLEN", q.leased)
   q.weighted = redis.call("HLEN", q.weights) > 0
-  q.held = redis.call("HLEN", q.leased)
+  q.pausing = redis.call("SCARD", q.pauses) > 0
+  q.paused = q.pausing and redis.call("SISMEMBER", q.pauses, "") == 1
+  q.marked = redis.call("ZCARD", q.wake) > 0
   redis.call("ZCARD", q.timers)
+  redis.call("HLEN", q.held)
   return q
 end
 
--- Writes what was gathered. A queue with nothing ready starts its clock anew.
+-- Returns the error that there is no such queue, if there is none.
+local function missing(q, name)
+  if
+    q.closed or q.facets + q.aside + q.leases == 0 and redis.call("HEXISTS", routes, name) == 0
+  then
+    return redis.error_reply("NOQUEUE there is no queue " .. name)
+  end
+end
+
+-- Writes what was gathered. A queue with nothing waiting starts its clock anew.
 local function close(q)
-  if #q.gone > 0 then
-    redis.call("ZREM", q.timers, unpack(q.gone))
-    redis.call("HDEL", q.leased, unpack(q.gone))
-    q.gone = {}
+  for facet, messages in pairs(q.returned) do
+    redis.call("LPUSH", q.list .. facet, unpack(messages))
   end
-  if #q.leaving > 0 then
-    redis.call("ZREM", q.idle, unpack(q.leaving))
-    q.leaving = {}
+  for _, step in ipairs({
+    { "ZADD", q.ready, q.entering },
+    { "ZADD", q.parked, q.parking },
+    { "ZREM", q.idle, q.leaving },
+    { "ZREM", q.parked, q.resuming },
+    { "ZADD", q.timers, q.stuck },
+    { "ZREM", q.timers, q.gone },
+    { "HDEL", q.leased, q.gone },
+  }) do
+    if #step[3] > 0 then
+      redis.call(step[1], step[2], unpack(step[3]))
+    end
   end
-  if #q.entering > 0 then
-    redis.call("ZADD", q.ready, unpack(q.entering))
-    q.entering = {}
+  local facets, set, unset = {}, {}, {}
+  for facet in pairs(q.loads) do
+    facets[#facets + 1] = facet
   end
-  if q.moved and q.facets > 0 then
-    redis.call("HSET", q.clock, "floor", q.floor, "arrival", q.arrival, "early", q.early)
+  local loads = #facets > 0 and redis.call("HMGET", q.held, unpack(facets))
+  for i, facet in ipairs(facets) do
+    local load = (tonumber(loads[i]) or 0) + q.loads[facet]
+    if load > 0 then
+      set[#set + 1], set[#set + 2] = facet, load
+    else
+      unset[#unset + 1] = facet
+    end
+  end
+  if #set > 0 then
+    redis.call("HSET", q.held, unpack(set))
+  end
+  if #unset > 0 then
+    redis.call("HDEL", q.held, unpack(unset))
+  end
+  local fields = {}
+  if q.moved and q.facets + q.aside > 0 then
+    fields = { "floor", q.floor, "arrival", q.arrival, "early", q.early }
   elseif q.moved then
-    redis.call("UNLINK", q.clock, q.idle)
+    redis.call("UNLINK", q.idle)
+    redis.call("HDEL", q.clock, "floor", "arrival", "early", "waiting")
+    q.waiting, q.counted.waiting = 0, 0
   end
+  for _, count in ipairs(COUNTS) do
+    if q[count] ~= q.counted[count] then
+      fields[#fields + 1], fields[#fields + 2] = count, q[count]
+      q.counted[count] = q[count]
+    end
+  end
+  if #fields > 0 then
+    redis.call("HSET", q.clock, unpack(fields))
+  end
+  local servable = q.facets > 0 and not q.paused
+  if q.moved and servable ~= q.marked then
+    if servable then
+      redis.call("ZADD", q.wake, 0, "marker")
+    else
+      redis.call("UNLINK", q.wake)
+    end
+    q.marked = servable
+  end
+  q.entering, q.parking, q.leaving, q.resuming = {}, {}, {}, {}
+  q.returned, q.gone, q.stuck, q.loads = {}, {}, {}, {}
 end
 
 -- Gives a turn to a facet that gets something to serve. Newcomers go to the end of the round, but
 -- every regular service has earned one place at the front. A facet that left in debt goes on where
--- it left.
+-- it left. One that is paused keeps that for when it is resumed.
 local function arrive(q, facet)
-  local tick = math.max(2 ^ -20, q.floor * 2 ^ -50)
   local left = q.debtors > 0 and tonumber(redis.call("ZSCORE", q.idle, facet))
-  local turn
   if left then
     q.leaving[#q.leaving + 1] = facet
+  else
+    left = q.aside > 0 and tonumber(redis.call("ZSCORE", q.parked, facet))
+    if left then
+      q.resuming[#q.resuming + 1], q.aside = facet, q.aside - 1
+    end
   end
+  q.moved = true
+  if q.pausing and redis.call("SISMEMBER", q.pauses, facet) == 1 then
+    q.parking[#q.parking + 1], q.parking[#q.parking + 2] = left or 0, facet
+    q.aside = q.aside + 1
+    return
+  end
+  local tick = math.max(2 ^ -20, q.floor * 2 ^ -50)
+  local turn
   q.early = math.min(q.early, q.facets)
   if left and left > q.floor then
     turn = left
@@ -88,37 +176,46 @@ local function arrive(q, facet)
     q.arrival = math.max(q.arrival, q.floor) + tick
     turn = q.arrival + 1 / weight
   end
-  q.entering[#q.entering + 1] = turn
-  q.entering[#q.entering + 1] = facet
-  q.facets, q.moved = q.facets + 1, true
+  q.entering[#q.entering + 1], q.entering[#q.entering + 2] = turn, facet
+  q.facets = q.facets + 1
+end
+
+-- Reads what is leased. Returns its facet, its attempts, and where the rest of the message begins;
+-- or nil when it is not fairlane's.
+local function parse(record)
+  local bytes, from = record:match("^%d+ (%d+) ()")
+  if from then
+    return record:sub(from, from + bytes - 1), record:match("^%d+ (%d+)()", from + bytes)
+  end
 end
 
 -- Gives a leased message back to the front of its facet: the one way back for all that is leased.
 -- Returns nil, or the error that says why its list cannot take it; it stays leased then.
 local function release(q, id, record, counted)
-  local bytes, from = record:match("^%d+ (%d+) ()")
-  local attempts, rest
-  if from then
-    attempts, rest = record:match("^%d+ (%d+)()", from + bytes)
-  end
+  local facet, attempts, rest = parse(record)
   if not attempts then
     return redis.error_reply("RECORD what is leased as " .. id .. " is not fairlane's")
   end
-  local facet = record:sub(from, from + bytes - 1)
-  local message = id .. " " .. (attempts + counted) .. record:sub(rest)
-  local waiting = redis.pcall("LPUSH", q.list .. facet, message)
-  if type(waiting) == "table" then
-    return waiting
+  local messages = q.returned[facet]
+  if not messages then
+    local waiting = redis.pcall("LLEN", q.list .. facet)
+    if type(waiting) == "table" then
+      return waiting
+    elseif waiting == 0 then
+      arrive(q, facet)
+    end
+    messages = {}
+    q.returned[facet] = messages
   end
+  messages[#messages + 1] = id .. " " .. (attempts + counted) .. record:sub(rest)
   q.gone[#q.gone + 1], q.gone[id] = id, true
-  if waiting == 1 then
-    arrive(q, facet)
-  end
+  q.loads[facet] = (q.loads[facet] or 0) - 1
+  q.waiting, q.came_back = q.waiting + 1, q.came_back + 1
 end
 
 -- Releases what is due by now, at most so many and not much more than MOST_BYTES of it. What one
--- call gives back keeps its order; what is left for a next call goes before it. Returns whether
--- more may be due.
+-- call gives back keeps its order; what is left for a next call goes before it. It writes nothing:
+-- close() does. Returns whether more may be due.
 local function due(q, most)
   local ids = redis.call("ZRANGE", q.timers, "-inf", now, "BYSCORE", "LIMIT", 0, most)
   table.sort(ids, function(a, b)
@@ -132,12 +229,11 @@ local function due(q, most)
   -- The newest first: each goes to the front, and the oldest shall be there in the end.
   for i = #records, 1, -1 do
     if not records[i] then
-      redis.call("ZREM", q.timers, ids[i])
+      q.gone[#q.gone + 1] = ids[i]
     elseif release(q, ids[i], records[i], 1) then
-      redis.call("ZADD", q.timers, now + 60000, ids[i]) -- It must not block what is due behind it.
+      q.stuck[#q.stuck + 1], q.stuck[#q.stuck + 2] = now + 60000, ids[i]
     end
   end
-  close(q)
   return #records == most or #records < #ids
 end
 
@@ -155,7 +251,7 @@ local function settle(first, act)
   -- The last first: what goes back to the front shall be in the order of the call.
   while i >= first and bytes < MOST_BYTES do
     local q, id, lease = queues[ARGV[i]], ARGV[i + 1], ARGV[i + 2] .. " "
-    local record = not q.gone[id] and redis.call("HGET", q.leased, id)
+    local record = not q.closed and not q.gone[id] and redis.call("HGET", q.leased, id)
     if record and record:sub(1, #lease) == lease then
       act(q, id, record)
     else
@@ -169,40 +265,60 @@ local function settle(first, act)
   return { (i - first) / 3 + 1, unpack(reply) }
 end
 
--- Whether facet a is served before facet b: by turn, and then by name as the ready set has it (byte
--- by byte).
-local function precedes(a, b)
-  if a.turn ~= b.turn then
-    return a.turn < b.turn
-  end
-  for i = 1, math.min(#a.name, #b.name) do
-    if a.name:byte(i) ~= b.name:byte(i) then
-      return a.name:byte(i) < b.name:byte(i)
-    end
-  end
-  return #a.name < #b.name
-end
-
--- Returns the next message of a facet, or nil when there is none. Reads ahead in pages that grow:
--- most facets give one message to a call, and some give all of it. A key that is no list holds no
--- message.
-local function next_of(q, f)
-  if not f.page[f.at] and not f.last then
-    local page = redis.pcall("LRANGE", q.list .. f.name, f.taken, f.taken + f.size - 1)
-    f.page, f.at, f.last = page, 1, #page < f.size
-    f.size = math.max(2, math.min(2 * f.size, 128, math.floor(65536 / #(page[1] or ""))))
-  end
-  return f.page[f.at]
-end
-
 -- Chooses messages in the order in which single pulls would take them, and moves the clock; writes
--- nothing.
+-- nothing. What was gathered before counts as if it was written.
 -- Returns facet and message in turn, the facets it looked at, and what ended it: 0 that it has all
 -- it should; 1 that 1,000 facets had no message although they are ready; 2 its bytes.
 local function choose(q, most, bytes)
   local chosen, seen = {}, {}
   local window, at, whole = {}, 1, false -- facets as the ready set has them, the lowest turns first
   local again, front = {}, 1 -- facets that were served, in line for their next turn
+
+  -- Whether facet a is served before facet b: by turn, and then by name as the ready set has it
+  -- (byte by byte).
+  local function precedes(a, b)
+    if a.turn ~= b.turn then
+      return a.turn < b.turn
+    end
+    for i = 1, math.min(#a.name, #b.name) do
+      if a.name:byte(i) ~= b.name:byte(i) then
+        return a.name:byte(i) < b.name:byte(i)
+      end
+    end
+    return #a.name < #b.name
+  end
+  local function line_up(f)
+    local place = #again + 1
+    while place > front and precedes(f, again[place - 1]) do
+      again[place], place = again[place - 1], place - 1
+    end
+    again[place] = f
+  end
+  local function facet(name, turn)
+    local weight = q.weighted and tonumber(redis.call("HGET", q.weights, name)) or 1
+    local page, returned = {}, q.returned[name] or {}
+    for i = #returned, 1, -1 do
+      page[#page + 1] = returned[i]
+    end
+    local f = { name = name, turn = tonumber(turn), weight = weight }
+    f.taken, f.page, f.at, f.read, f.size = 0, page, 1, 0, 2
+    return f
+  end
+  -- Returns the next message of a facet, or nil when there is none. Reads ahead in pages that grow:
+  -- most facets give one message to a call, and some give all of it. A key that is no list holds no
+  -- message.
+  local function next_of(f)
+    if not f.page[f.at] and not f.last then
+      local page = redis.pcall("LRANGE", q.list .. f.name, f.read, f.read + f.size - 1)
+      f.page, f.at, f.read, f.last = page, 1, f.read + #page, #page < f.size
+      f.size = math.max(2, math.min(2 * f.size, 128, math.floor(65536 / #(page[1] or ""))))
+    end
+    return f.page[f.at]
+  end
+
+  for i = 1, #q.entering, 2 do
+    line_up(facet(q.entering[i + 1], q.entering[i]))
+  end
   while #chosen < 2 * most do
     if at > #window and not whole then
       if #seen >= most + 1000 then
@@ -211,16 +327,7 @@ local function choose(q, most, bytes)
       local found = redis.call("ZRANGE", q.ready, #seen, #seen + most - 1, "WITHSCORES")
       window, at, whole = {}, 1, #found < 2 * most
       for i = 1, #found, 2 do
-        local weight = q.weighted and tonumber(redis.call("HGET", q.weights, found[i])) or 1
-        local f = {
-          name = found[i],
-          turn = tonumber(found[i + 1]),
-          weight = weight,
-          taken = 0,
-          page = {},
-          at = 1,
-          size = 2,
-        }
+        local f = facet(found[i], found[i + 1])
         window[#window + 1], seen[#seen + 1] = f, f
       end
     end
@@ -233,7 +340,7 @@ local function choose(q, most, bytes)
     if not f then
       break
     end
-    local message = next_of(q, f)
+    local message = next_of(f)
     if message then
       bytes = bytes - #message
       if bytes < 0 then
@@ -245,12 +352,8 @@ local function choose(q, most, bytes)
       f.turn, f.taken, f.at = f.turn + 1 / f.weight, f.taken + 1, f.at + 1
       chosen[#chosen + 1], chosen[#chosen + 2] = f.name, message
     end
-    if next_of(q, f) then
-      local place = #again + 1
-      while place > front and precedes(f, again[place - 1]) do
-        again[place], place = again[place - 1], place - 1
-      end
-      again[place] = f
+    if next_of(f) then
+      line_up(f)
     else
       f.out, q.facets = true, q.facets - 1
     end
@@ -261,13 +364,21 @@ end
 -- Takes messages off queue 1 of the call, what is due given back before. keep(q, chosen) holds on
 -- to them before they leave their lists, and returns the number of their lease.
 -- Returns 0; or 1 when a bound ended the call before it was known whether more can be served, or 2
--- when the next message is more than its bytes. Then the number of the lease, or 0; then facet and
--- message in turn.
+-- when the next message is more than its bytes. Then 0 when more can be served now, or in how many
+-- ms something is due, or -1 for never. Then the number of the lease, or 0; then facet and message
+-- in turn.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 local function take(name, most, bytes, keep)
   local q = open(1)
+  if q.closed then
+    return missing(q, name)
+  end
   local more = due(q, 400 - most) -- The more it takes, the less it gives back.
-  local chosen, seen, ended = choose(q, most, bytes)
+  close(q)
+  local chosen, seen, ended = {}, {}, 0
+  if not q.paused then
+    chosen, seen, ended = choose(q, most, bytes)
+  end
   local lease = keep and #chosen > 0 and keep(q, chosen) or 0
   local out, debts = {}, {}
   for _, f in ipairs(seen) do
@@ -294,9 +405,16 @@ local function take(name, most, bytes, keep)
   if q.debtors > 0 and #chosen > 0 then
     q.leaving = redis.call("ZRANGE", q.idle, "-inf", q.floor, "BYSCORE", "LIMIT", 0, #chosen)
   end
+  q.served, q.waiting = q.served + #chosen / 2, math.max(0, q.waiting - #chosen / 2)
   close(q)
-  if #chosen == 0 and q.facets + q.held == 0 and redis.call("HEXISTS", routes, name) == 0 then
-    return redis.error_reply("NOQUEUE there is no queue " .. name)
+  local none = #chosen == 0 and missing(q, name)
+  if none then
+    return none
   end
-  return { ended == 0 and more and 1 or ended, lease, unpack(chosen) }
+  local rest = 0
+  if q.facets == 0 or q.paused then
+    local first = redis.call("ZRANGE", q.timers, 0, 0, "WITHSCORES")[2]
+    rest = first and math.max(0, first - now) or -1
+  end
+  return { ended == 0 and more and 1 or ended, rest, lease, unpack(chosen) }
 end

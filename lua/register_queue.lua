@@ -4,10 +4,14 @@
 -- It may run at maxmemory: workers register their queue when they start, and must be able to drain
 -- a full Redis.
 -- Returns whether anything changed.
+-- Errors: CLOSED while a queue of that name is being destroyed.
 local name = ARGV[2] -- of the queue
 local pattern = ARGV[3]
 local known = ARGV[4] -- layout that the client writes
 
+if open(1).closed then
+  return redis.error_reply("CLOSED the queue is being destroyed")
+end
 -- The namespace may have been deleted under a client that is connected.
 redis.call("SET", layout, known, "NX")
 

@@ -10,15 +10,17 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    BrokerBuilder, Message, Queue, Receipt, Route, Token,
+    BrokerBuilder, Error, Message, Queue, Queues, Receipt, Route, Token,
     connection::Repeat,
     core::{Core, read},
     deliver::deliver,
     delivery,
+    destroy::{Begin, destroy},
     error::{Result, unexpected},
     keys::{LAYOUT, check_name},
     message::Form,
     opaque_debug,
+    queues::Source,
     routes::check_pattern,
     scripts,
     settle::{Settling, settle, settle_one},
@@ -89,6 +91,8 @@ impl<T> Broker<T> {
     /// Sets the route of a queue: what is delivered from now on to a topic that `pattern` matches
     /// goes on it.
     ///
+    /// Where a queue of that name is being destroyed, this first ends that.
+    ///
     /// `pattern` is a regular expression of the [`regex`] crate, of up to 4,096 bytes, not
     /// anchored: `^` and `$` do that; and `.` is any character but a line break, `(?s).` any at
     /// all. The same pattern again changes nothing, another one takes its place; what is on the
@@ -100,10 +104,17 @@ impl<T> Broker<T> {
     pub async fn register_queue(&self, name: &str, pattern: &str) -> Result<Queue<T>> {
         check_name(name)?;
         check_pattern(pattern)?;
-        let mut command = self.core.command(&scripts::REGISTER_QUEUE, &[]);
+        let mut command = self.core.command(&scripts::REGISTER_QUEUE, &[name]);
         command.arg(name).arg(pattern).arg(LAYOUT);
-        self.core.call(&scripts::REGISTER_QUEUE, &command, Repeat::Safe).await?;
-        Ok(self.queue(name))
+        loop {
+            match self.core.call(&scripts::REGISTER_QUEUE, &command, Repeat::Safe).await {
+                // Somebody has begun to destroy it: that is brought to its end first.
+                Err(Error::Server { code, .. }) if code == "CLOSED" => {
+                    destroy(&self.core, name, Begin::No).await?;
+                }
+                result => return result.map(|_| self.queue(name)),
+            }
+        }
     }
 
     /// Removes the route of a queue: nothing more is delivered to it. What is on it stays, and can
@@ -131,6 +142,37 @@ impl<T> Broker<T> {
     /// that is made on it.
     pub fn queue(&self, name: impl Into<String>) -> Queue<T> {
         Queue { broker: self.clone(), name: name.into().into() }
+    }
+
+    /// Several queues as one source: the first that has something is served.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(broker: fairlane::Broker) -> fairlane::Result<()> {
+    /// let source = broker.in_order(["urgent", "bulk"]);
+    /// let delivery = source.lease().wait(Duration::from_secs(20)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// It makes no call: bad or unknown names are the error of the first call that is made on it. A
+    /// queue is starved while those before it always have something.
+    pub fn in_order<S: Into<String>>(&self, names: impl IntoIterator<Item = S>) -> Queues<T> {
+        let queues = names.into_iter().map(|name| name.into().into()).collect();
+        Queues { broker: self.clone(), source: Source::InOrder(queues) }
+    }
+
+    /// Several queues as one source, which each call tries in a random order that is drawn by
+    /// weight, 0.001 to 1000: of two that both have something, one of weight 10 is served ten times
+    /// as often as one of weight 1.
+    ///
+    /// It makes no call: bad or unknown names and weights are the error of the first call that is
+    /// made on it.
+    pub fn by_weight<S: Into<String>>(
+        &self,
+        names: impl IntoIterator<Item = (S, f64)>,
+    ) -> Queues<T> {
+        let weighted = names.into_iter().map(|(name, weight)| (name.into().into(), weight));
+        Queues { broker: self.clone(), source: Source::ByWeight(weighted.collect()) }
     }
 
     /// Delivers a message, to all queues whose pattern matches its topic and to everyone listening,

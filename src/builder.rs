@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use crate::{
     Broker, Invalid,
-    connection::{Connection, parse},
+    connection::Connection,
     core::{Core, Kept, Testing},
     error::Result,
     keys::Keys,
+    link::{Link, parse},
     message::Form,
     opaque_debug,
 };
@@ -177,7 +178,7 @@ impl<T> BrokerBuilder<T> {
             return Err(Invalid::OutOfRange { what: "deadline", range: "1 ms to 1 h" }.into());
         }
         let (info, server) = self.source.open().await?;
-        let connection = Connection::new(info, self.deadline)?;
+        let connection = Connection::new(Link::new(info)?, self.deadline);
         let core = Core::new(connection, keys, self.max_body, self.testing, server);
         let end = core.connection.end();
         core.check(end).await?;

@@ -1,8 +1,6 @@
 //! The connection: one for all calls, made anew when it breaks, one deadline for each call.
 
 use std::{
-    fmt,
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -11,17 +9,16 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    ProtocolVersion, PushInfo, PushKind, RedisError, Value,
-    aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection, SendError},
-    io::tcp::TcpSettings,
+    Cmd, PushInfo, PushKind, RedisError, Value,
+    aio::{AsyncPushSender, MultiplexedConnection, SendError},
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, trace};
 
 use crate::{
-    Error, Invalid,
+    Error,
     error::{Cause, Result, refused},
+    link::{Link, Pause, send, steps_down},
     scripts::Script,
 };
 
@@ -42,11 +39,11 @@ pub(crate) struct Reply {
     pub(crate) repeated: bool,
 }
 
+#[derive(Debug)]
 pub(crate) struct Connection {
-    client: Client,
-    /// Where to, without credentials.
-    address: String,
-    deadline: Duration,
+    pub(crate) link: Arc<Link>,
+    /// The longest that a call may take.
+    pub(crate) deadline: Duration,
     live: RwLock<Option<Live>>,
     /// Held while connecting, so that many calls make one connection.
     connecting: tokio::sync::Mutex<u64>,
@@ -74,34 +71,14 @@ impl AsyncPushSender for Closed {
     }
 }
 
-impl fmt::Debug for Connection {
-    /// Never the password, which the client knows.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
 impl Connection {
-    pub(crate) fn new(info: ConnectionInfo, deadline: Duration) -> Result<Self> {
-        // The newer protocol says when a connection is gone.
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
-        let address = info.addr().to_string();
-        #[cfg(feature = "tls")]
-        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
-            // A program with several providers has to name one; where it has, this changes nothing.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        let client =
-            Client::open(info).map_err(|_| Invalid::Url { problem: "it is not supported" })?;
-        Ok(Self {
-            client,
-            address,
+    pub(crate) fn new(link: Link, deadline: Duration) -> Self {
+        Self {
+            link: Arc::new(link),
             deadline,
             live: RwLock::new(None),
             connecting: tokio::sync::Mutex::new(0),
-        })
+        }
     }
 
     /// When a call that begins now has to end.
@@ -132,7 +109,7 @@ impl Connection {
             let live = match timeout_at(end, self.live()).await {
                 Ok(Ok(live)) => live,
                 Ok(Err(error)) => {
-                    let cause = self.unreachable(error)?;
+                    let cause = self.link.unreachable(error)?;
                     if pause.before(end).await {
                         continue;
                     }
@@ -144,8 +121,7 @@ impl Connection {
                 return Err(lost(repeated, Cause::timeout("no time was left to send it")));
             }
             let mut sending = live.multiplexed.clone();
-            let error = match timeout_at(end, sending.req_packed_command(command)).await {
-                Ok(Ok(Value::ServerError(error))) => RedisError::from(error),
+            let error = match timeout_at(end, send(&mut sending, command)).await {
                 Ok(Ok(value)) => return Ok(Reply { value, repeated }),
                 Ok(Err(error)) => error,
                 Err(_) => {
@@ -163,14 +139,14 @@ impl Connection {
                     let mut load = redis::cmd("SCRIPT");
                     load.arg("LOAD").arg(&script.text);
                     // Whatever else comes of it, the next try shows.
-                    if let Ok(Ok(Value::ServerError(error))) =
-                        timeout_at(end, sending.req_packed_command(&load)).await
+                    if let Ok(Err(error)) = timeout_at(end, send(&mut sending, &load)).await
+                        && error.code().is_some()
                     {
-                        return Err(refused(error.into()));
+                        return Err(refused(error));
                     }
                 }
-                // Not carried out: it starts, or it does not take writes any more.
-                (Some("LOADING" | "MASTERDOWN" | "READONLY"), _) => {
+                // Not carried out.
+                _ if steps_down(&error) => {
                     self.discard(&live);
                     if !pause.before(end).await {
                         return Err(lost(repeated, Cause::new(error)));
@@ -198,36 +174,13 @@ impl Connection {
             return Ok(live); // Another call was first.
         }
         let closed = Closed::default();
-        // Neither of them has a limit of its own: the deadline of the call is the one limit.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_push_sender(closed.clone());
-        let multiplexed = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let multiplexed = self.link.connect(closed.clone()).await?;
         let again = if *number == 0 { "connected" } else { "connected again" };
-        info!(target: "fairlane", address = self.address, "{again}");
+        info!(target: "fairlane", address = self.link.address, "{again}");
         *number += 1;
         let live = Live { number: *number, multiplexed, closed };
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
         Ok(live)
-    }
-
-    /// What made a try to connect fail, if another try may succeed; otherwise the error for the
-    /// caller.
-    fn unreachable(&self, error: RedisError) -> Result<Cause> {
-        match (error.kind(), error.code()) {
-            (ErrorKind::Io, _) | (_, Some("LOADING" | "MASTERDOWN")) => {
-                Ok(Cause::new(Unreachable { address: self.address.clone(), source: error }))
-            }
-            (ErrorKind::AuthenticationFailed, _) => Err(Error::Denied(Cause::new(error))),
-            (ErrorKind::RESP3NotSupported, _) => {
-                Err(Error::unsupported_server("a server without RESP3"))
-            }
-            (ErrorKind::Parse, _) => {
-                Err(Error::unsupported_server("something that does not answer as Redis does"))
-            }
-            _ => Err(refused(error)),
-        }
     }
 
     fn current(&self) -> Option<Live> {
@@ -241,71 +194,5 @@ impl Connection {
         if current.as_ref().is_some_and(|current| current.number == live.number) {
             *current = None;
         }
-    }
-}
-
-/// The waits between tries: they grow from 10 ms to 500 ms, and each is drawn anew, so that many
-/// clients do not come back at once.
-#[derive(Debug)]
-pub(crate) struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(Duration::from_millis(10))
-    }
-}
-
-impl Pause {
-    /// Waits, or says that there is no time left for it.
-    pub(crate) async fn before(&mut self, end: Instant) -> bool {
-        let share = (RandomState::new().hash_one(self.0) % 1024) as u32; // Each state has new random keys.
-        let wait = self.0 / 2 + self.0 * share / 2048;
-        self.0 = (self.0 * 2).min(Duration::from_millis(500));
-        if Instant::now() + wait >= end {
-            return false;
-        }
-        sleep(wait).await;
-        true
-    }
-}
-
-/// Where a try to connect failed.
-#[derive(Debug, thiserror::Error)]
-#[error("no connection to {address}")]
-struct Unreachable {
-    address: String,
-    source: RedisError,
-}
-
-/// Reads a URL. No error repeats it, since it may have a password.
-pub(crate) fn parse(url: &str) -> Result<ConnectionInfo, Invalid> {
-    url.into_connection_info()
-        .map_err(|_| Invalid::Url { problem: problem_of(url, cfg!(feature = "tls")) })
-}
-
-fn problem_of(url: &str, tls: bool) -> &'static str {
-    if url.starts_with("rediss:") && !tls {
-        "rediss:// needs the cargo feature `tls`"
-    } else {
-        "its form is redis://user:password@host:port/database, or unix:///path?db=0&user=..&pass=.."
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tls_without_its_feature_names_the_feature() {
-        assert!(problem_of("rediss://localhost", false).contains("feature `tls`"));
-        assert!(problem_of("rediss://localhost/seven", true).contains("its form is"));
-        assert_eq!(parse("rediss://localhost").is_ok(), cfg!(feature = "tls"));
-    }
-
-    #[test]
-    fn nothing_waits_for_more_to_send() {
-        let info = parse("redis://127.0.0.1:1").unwrap();
-        let connection = Connection::new(info, Duration::from_secs(1)).unwrap();
-        assert!(connection.client.get_connection_info().tcp_settings().nodelay());
     }
 }

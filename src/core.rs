@@ -16,6 +16,7 @@ use crate::{
     keys::{Keys, LAYOUT},
     routes::Routes,
     scripts::{self, Script},
+    wait::Lines,
 };
 
 /// What ends with the last handle of a broker.
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     /// The largest body that is delivered, in bytes.
     pub(crate) max_body: usize,
     pub(crate) testing: Testing,
+    /// Those who wait.
+    pub(crate) lines: Lines,
     routes: RwLock<Arc<Routes>>,
     /// Held while routes are loaded, so that many calls load them once.
     loading: tokio::sync::Mutex<()>,
@@ -56,6 +59,7 @@ impl Core {
             keys,
             max_body,
             testing,
+            lines: Lines::default(),
             routes: RwLock::new(Arc::new(Routes::new(std::iter::empty()))),
             loading: tokio::sync::Mutex::default(),
             _server: server,

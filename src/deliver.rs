@@ -6,10 +6,11 @@ use tokio::time::Instant;
 
 use crate::{
     Error, MessageId, Receipt,
-    connection::{Pause, Repeat},
+    connection::Repeat,
     core::{Core, read},
     error::{Result, unexpected},
     keys::Places,
+    link::Pause,
     message::Ready,
     routes::Routes,
     scripts,

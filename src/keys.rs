@@ -27,16 +27,24 @@ impl Keys {
     /// `lua/prelude.lua` names them in this order.
     pub(crate) fn of(&self, queues: &[&str]) -> Vec<String> {
         let tag = &self.tag;
-        let mut keys = Vec::with_capacity(3 + 7 * queues.len());
+        let mut keys = Vec::with_capacity(3 + 11 * queues.len());
         keys.extend(["routes", "seq", "layout"].map(|key| format!("{tag}:{key}")));
         for queue in queues {
             keys.extend(
                 // The facet comes last, after `f:`: whatever bytes it has, it meets no other key.
-                ["clock", "ready", "idle", "timers", "leased", "weights", "f:"]
-                    .map(|key| format!("{tag}:q:{queue}:{key}")),
+                [
+                    "clock", "ready", "parked", "idle", "timers", "leased", "held", "weights",
+                    "pauses", "wake", "f:",
+                ]
+                .map(|key| format!("{tag}:q:{queue}:{key}")),
             );
         }
         keys
+    }
+
+    /// The marker that those who wait on a queue wait for.
+    pub(crate) fn wake(&self, queue: &str) -> String {
+        format!("{}:q:{queue}:wake", self.tag)
     }
 }
 

@@ -6,34 +6,43 @@ mod connection;
 mod core;
 mod deliver;
 mod delivery;
+mod destroy;
 #[cfg(all(unix, feature = "embedded"))]
 mod embedded;
 mod error;
 mod facet;
 mod keys;
 mod lease;
+mod link;
 mod message;
 mod pull;
 mod queue;
+mod queues;
+mod random;
 mod routes;
 mod scripts;
+mod serve;
 mod settle;
+mod stats;
 mod take;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing;
 mod token;
+mod wait;
 
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use delivery::Delivery;
 pub use error::{Cause, Error, Invalid, Pulled, Result, Undecodable};
 pub use facet::Facet;
-pub use lease::Lease;
+pub use lease::{Deliveries, Lease};
 pub use message::{Message, MessageId, Receipt};
 pub use pull::Pull;
 pub use queue::Queue;
+pub use queues::Queues;
 pub use routes::Route;
+pub use stats::{Cursor, FacetState, FacetStats, Peeked, Stats};
 pub use token::Token;
 
 /// Says what a handle is, and nothing of what it holds: closures, connections, passwords.

@@ -1,10 +1,19 @@
 //! One queue: pull, lease, and its facets.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc};
 
 use serde_json::Value;
 
-use crate::{Broker, Delivery, Facet, Lease, Pull, Undecodable, opaque_debug};
+use crate::{
+    Broker, Cursor, Delivery, Facet, FacetStats, Lease, Peeked, Pull, Stats, Undecodable,
+    destroy::{Begin, destroy},
+    error::Result,
+    facet::{Setting, configure},
+    keys::check_name,
+    opaque_debug,
+    queues::Source,
+    stats,
+};
 
 /// One queue; made by [`Broker::register_queue`] and [`Broker::queue`]. Cheap to clone.
 ///
@@ -23,9 +32,6 @@ impl<T> Clone for Queue<T> {
     }
 }
 
-/// The length of a lease where none is said.
-const LASTING: Duration = Duration::from_secs(30);
-
 impl<T: Send + 'static> Queue<T> {
     /// The name of the queue.
     pub fn name(&self) -> &str {
@@ -40,15 +46,10 @@ impl<T: Send + 'static> Queue<T> {
     /// and holds nothing.
     pub fn pull(&self) -> Pull<Option<T>> {
         let decode = self.broker.form.decode;
-        Pull {
-            core: self.broker.core.clone(),
-            queue: self.name.clone(),
-            most: 1,
-            finish: Box::new(move |taken| {
-                let message = taken.first().map(|taken| taken.stored.decode(decode));
-                message.transpose().map_err(Into::into)
-            }),
-        }
+        Pull::new(&self.broker.core, Source::one(&self.name), 1, move |_, taken| {
+            let message = taken.first().map(|taken| taken.stored.decode(decode));
+            message.transpose().map_err(Into::into)
+        })
     }
 
     /// Takes up to `n` of the messages that are there for good, at most 1,000 and at most 4 MiB of
@@ -60,14 +61,9 @@ impl<T: Send + 'static> Queue<T> {
     /// them had arrived.
     pub fn pull_many(&self, n: usize) -> Pull<Vec<Result<T, Undecodable>>> {
         let decode = self.broker.form.decode;
-        Pull {
-            core: self.broker.core.clone(),
-            queue: self.name.clone(),
-            most: n,
-            finish: Box::new(move |taken| {
-                Ok(taken.iter().map(|taken| taken.stored.decode(decode)).collect())
-            }),
-        }
+        Pull::new(&self.broker.core, Source::one(&self.name), n, move |_, taken| {
+            Ok(taken.iter().map(|taken| taken.stored.decode(decode)).collect())
+        })
     }
 
     /// Takes the next message for a time, at least once: what is not settled by then comes back to
@@ -108,7 +104,7 @@ impl<T: Send + 'static> Queue<T> {
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
     /// nothing.
     pub fn lease(&self) -> Lease<Option<Delivery<T>>> {
-        self.leasing(1, |deliveries| deliveries.into_iter().next())
+        Lease::one(&self.broker, Source::one(&self.name))
     }
 
     /// Takes up to `n` of the messages that are there for a time, at most 1,000 and at most 4 MiB
@@ -117,26 +113,98 @@ impl<T: Send + 'static> Queue<T> {
     /// # Errors
     /// As for [`lease`](Self::lease).
     pub fn lease_many(&self, n: usize) -> Lease<Vec<Delivery<T>>> {
-        self.leasing(n, |deliveries| deliveries)
+        Lease::many(&self.broker, Source::one(&self.name), n)
     }
 
-    fn leasing<Out: 'static>(
-        &self,
-        most: usize,
-        finish: fn(Vec<Delivery<T>>) -> Out,
-    ) -> Lease<Out> {
-        let decode = self.broker.form.decode;
-        let (core, queue) = (self.broker.core.clone(), self.name.clone());
-        Lease {
-            core: self.broker.core.clone(),
-            queue: self.name.clone(),
-            most,
-            length: LASTING,
-            finish: Box::new(move |taken, length| {
-                let delivery = |taken| Delivery::new(&core, &queue, length, decode, taken);
-                finish(taken.into_iter().map(delivery).collect())
-            }),
-        }
+    /// Serves nothing of this queue until it is resumed. Messages are still delivered to it, what is
+    /// leased goes on, and each facet keeps its turn.
+    ///
+    /// The queue need not be registered: the pause holds for when it is. Twice is as good as once.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have;
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) while the queue is being destroyed.
+    pub async fn pause(&self) -> Result<()> {
+        self.set_paused(true).await
+    }
+
+    /// Serves this queue again. Workers that wait wake up.
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause).
+    pub async fn resume(&self) -> Result<()> {
+        self.set_paused(false).await
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<()> {
+        check_name(&self.name)?;
+        configure(&self.broker.core, &self.name, "", Setting::Paused(paused)).await
+    }
+
+    /// Shows the messages that a lease of up to `n` would give now, in that order, and changes
+    /// nothing: at most 250, and at most 4 MiB of them. Of a paused queue, what it would give
+    /// otherwise.
+    ///
+    /// # Errors
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
+    /// nothing.
+    pub async fn peek(&self, n: usize) -> Result<Vec<Peeked<T>>> {
+        stats::peek(&self.broker.core, &self.name, n, self.broker.form.decode).await
+    }
+
+    /// Counts what this queue has, and what it had since its beginning. It costs the same whatever
+    /// the queue holds.
+    ///
+    /// # Errors
+    /// As for [`peek`](Self::peek).
+    pub async fn stats(&self) -> Result<Stats> {
+        stats::stats(&self.broker.core, &self.name).await
+    }
+
+    /// A page of facets, of about a hundred, and the cursor of the next page: first those that have
+    /// messages waiting, then those that are in debt, have messages leased, are paused, or have a
+    /// weight.
+    ///
+    /// ```no_run
+    /// # use fairlane::Cursor;
+    /// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {
+    /// let mut from = Some(Cursor::default());
+    /// while let Some(cursor) = from {
+    ///     let (page, next) = queue.facets(cursor).await?;
+    ///     for facet in page {
+    ///         println!("{} has {} waiting", facet.facet, facet.waiting);
+    ///     }
+    ///     from = next;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A page can be empty, and another one follow. All facets that stay what they are between the
+    /// first page and the last are there; one that changes meanwhile may be there twice, or not at
+    /// all.
+    ///
+    /// # Errors
+    /// As for [`peek`](Self::peek).
+    pub async fn facets(&self, from: Cursor) -> Result<(Vec<FacetStats>, Option<Cursor>)> {
+        stats::facets(&self.broker.core, &self.name, from).await
+    }
+
+    /// Removes this queue and all that is on it, what is leased too: its route, its messages, its
+    /// weights, pauses and counts.
+    ///
+    /// From the first step on it is closed: nothing is delivered to it, every call on it is
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue), and what was leased is
+    /// [`LeaseLost`](crate::Error::LeaseLost). It is then removed in steps of 1,000 facets, each
+    /// within the deadline. When this is dropped or fails in between, the queue stays closed, and a
+    /// later `destroy` or [`register_queue`](Broker::register_queue) removes the rest.
+    ///
+    /// That there is no such queue is no error: two at once both succeed.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have.
+    pub async fn destroy(self) -> Result<()> {
+        check_name(&self.name)?;
+        destroy(&self.broker.core, &self.name, Begin::Yes).await
     }
 
     /// A facet of this queue, to set how it is served. It makes no call.

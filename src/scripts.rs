@@ -53,13 +53,19 @@ scripts! {
     CONFIGURE: "configure",
     CONNECT: "connect",
     DELIVER: "deliver",
+    DESTROY: "destroy",
     EXTEND: "extend",
+    FACET: "facet",
+    FACETS: "facets",
     LEASE: "lease",
     NACK: "nack",
+    PEEK: "peek",
     PULL: "pull",
     QUEUES: "queues",
     REGISTER_QUEUE: "register_queue",
+    STATS: "stats",
     UNREGISTER_QUEUE: "unregister_queue",
+    WAKE: "wake",
 }
 
 #[cfg(test)]

@@ -33,17 +33,29 @@ pub(crate) struct Taken {
     pub(crate) asked: std::time::Instant,
 }
 
+/// When a queue has something to serve, as far as the last take can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Now.
+    Now,
+    /// When something is due, counted from the answer of Redis.
+    In(Duration),
+    /// When something comes.
+    Open,
+}
+
 /// Takes up to `most` messages, for good or for the `length` of a lease.
 pub(crate) async fn take(
     core: &Core,
     queue: &Arc<str>,
     most: usize,
     length: Option<Duration>,
-) -> Result<Vec<Taken>> {
+) -> Result<(Vec<Taken>, Next)> {
     check_name(queue)?;
     let mut left = most.min(MOST);
     let mut bytes = MOST_BYTES;
     let mut taken = Vec::new();
+    let mut next = Next::Now;
     let mut end = core.connection.end();
     while left > 0 {
         let most = left.min(MOST_OF_A_PART);
@@ -55,6 +67,7 @@ pub(crate) async fn take(
             // The call has cleared the way for the next one.
             Ok(part) if part.taken.is_empty() && part.ended == Ended::Bounded => {}
             Ok(part) => {
+                next = part.next;
                 left -= part.taken.len();
                 bytes = bytes.saturating_sub(part.bytes);
                 let whole = part.taken.len() == most;
@@ -77,13 +90,14 @@ pub(crate) async fn take(
             }
         }
     }
-    Ok(taken)
+    Ok((taken, next))
 }
 
 struct Part {
     taken: Vec<Taken>,
     bytes: usize,
     ended: Ended,
+    next: Next,
 }
 
 /// What ended a script.
@@ -121,8 +135,12 @@ async fn part(
         1 => Ended::Bounded,
         _ => Ended::Full,
     };
+    let next_in = match read::<i64>(next()?)? {
+        0 => Next::Now,
+        ms => u64::try_from(ms).map_or(Next::Open, |ms| Next::In(Duration::from_millis(ms))),
+    };
     let lease = read(next()?)?;
-    let mut part = Part { taken: Vec::new(), bytes: 0, ended };
+    let mut part = Part { taken: Vec::new(), bytes: 0, ended, next: next_in };
     while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
         let facet: Vec<u8> = read(facet)?;
         let raw: Vec<u8> = read(raw)?;

@@ -5,12 +5,13 @@
 //! against singles, and it keeps account of the two bounds of fairness at every service.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    future::IntoFuture,
     panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use fairlane::{Broker, Error, Token};
+use fairlane::{Broker, Cursor, Delivery, Error, FacetState, FacetStats, Stats, Token};
 use proptest::{
     prelude::*,
     strategy::ValueTree,
@@ -38,16 +39,66 @@ fn matches(pattern: usize, topic: usize) -> bool {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Deliver { broker: usize, messages: Vec<(usize, usize)> },
-    Pull { queue: usize, most: usize },
-    Lease { queue: usize, most: usize, length: u64 },
-    Ack { tokens: Vec<usize> },
-    Nack { token: usize },
-    Extend { token: usize, length: u64 },
-    Pass { ms: u64 },
-    SetWeight { queue: usize, facet: usize, weight: usize },
-    Register { queue: usize, pattern: usize },
-    Unregister { queue: usize },
+    Deliver {
+        broker: usize,
+        messages: Vec<(usize, usize)>,
+    },
+    Pull {
+        queue: usize,
+        most: usize,
+    },
+    Lease {
+        queue: usize,
+        most: usize,
+        length: u64,
+    },
+    Ack {
+        tokens: Vec<usize>,
+    },
+    Nack {
+        token: usize,
+    },
+    Extend {
+        token: usize,
+        length: u64,
+    },
+    Pass {
+        ms: u64,
+    },
+    SetWeight {
+        queue: usize,
+        facet: usize,
+        weight: usize,
+    },
+    /// Of a facet, or of the queue itself.
+    SetPaused {
+        queue: usize,
+        facet: Option<usize>,
+        paused: bool,
+    },
+    /// Where nothing is there: leases, waiting, while this is delivered. Otherwise leases.
+    Wait {
+        queue: usize,
+        messages: Vec<(usize, usize)>,
+        length: u64,
+    },
+    Peek {
+        queue: usize,
+        most: usize,
+    },
+    Look {
+        queue: usize,
+    },
+    Destroy {
+        queue: usize,
+    },
+    Register {
+        queue: usize,
+        pattern: usize,
+    },
+    Unregister {
+        queue: usize,
+    },
 }
 
 /// What a step must give.
@@ -59,6 +110,24 @@ enum Outcome {
     Lost(Vec<usize>),
     NoSuchQueue,
     Was(bool),
+    Waited { first: u64, queues: Vec<Vec<&'static str>>, taken: Vec<Served> },
+    Looked { stats: Counts, facets: BTreeMap<&'static str, Facet> },
+}
+
+/// What `stats` counts: waiting, leased, facets ready, parked and in debt, paused; delivered,
+/// served, acked, come back.
+type Counts = (u64, u64, [usize; 3], bool, [u64; 4]);
+
+/// What looking at a facet shows.
+#[derive(Debug, Clone, PartialEq)]
+struct Facet {
+    waiting: usize,
+    leased: usize,
+    weight: f64,
+    turn: Option<f64>,
+    oldest: Option<Duration>,
+    state: FacetState,
+    paused: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +141,7 @@ struct Served {
 struct Message {
     id: u64,
     attempts: u32,
+    delivered_at: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -98,7 +168,12 @@ struct Queue {
     leased: BTreeMap<u64, Leased>,
     weights: BTreeMap<&'static str, f64>,
     ready: BTreeMap<&'static str, f64>,
+    parked: BTreeMap<&'static str, f64>,
     idle: BTreeMap<&'static str, f64>,
+    pauses: BTreeSet<&'static str>,
+    paused: bool,
+    /// Delivered, served, acked, come back.
+    totals: [u64; 4],
     floor: f64,
     arrival: f64,
     early: f64,
@@ -115,12 +190,24 @@ impl Queue {
     }
 
     fn exists(&self) -> bool {
-        self.route.is_some() || !self.ready.is_empty() || !self.leased.is_empty()
+        self.route.is_some()
+            || !self.ready.is_empty()
+            || !self.parked.is_empty()
+            || !self.leased.is_empty()
+    }
+
+    fn servable(&self) -> bool {
+        !self.ready.is_empty() && !self.paused
     }
 
     fn arrive(&mut self, facet: &'static str) {
         let tick = (2f64.powi(-20)).max(self.floor * 2f64.powi(-50));
-        let left = self.idle.remove(facet).filter(|left| *left > self.floor);
+        let left = self.idle.remove(facet).or_else(|| self.parked.remove(facet));
+        if self.pauses.contains(facet) {
+            self.parked.insert(facet, left.unwrap_or(0.0));
+            return;
+        }
+        let left = left.filter(|left| *left > self.floor);
         self.early = self.early.min(self.ready.len() as f64);
         let turn = if let Some(left) = left {
             left
@@ -140,12 +227,37 @@ impl Queue {
 
     /// A facet has a new head: the promise to it begins.
     fn head(&mut self, facet: &'static str) {
-        let debtors = self.idle.values().filter(|turn| **turn > self.floor).count();
+        let away = self.idle.values().chain(self.parked.values());
+        let debtors = away.filter(|turn| **turn > self.floor).count();
         let most = 5.0 * (self.ready.len() + debtors) as f64 + 3.0 * self.early;
         self.passed.insert(facet, (0.0, most));
     }
 
+    fn pause(&mut self, facet: &'static str) {
+        if !self.pauses.insert(facet) {
+            return;
+        }
+        if let Some(turn) = self.ready.remove(facet) {
+            self.parked.insert(facet, turn);
+            self.leaves(facet);
+        }
+    }
+
+    fn resume(&mut self, facet: &'static str) {
+        if self.pauses.remove(facet) && self.parked.contains_key(facet) {
+            self.arrive(facet);
+        }
+    }
+
+    /// A facet does not wait for its turn any more: what was promised to it and to the others about
+    /// it ends.
+    fn leaves(&mut self, facet: &'static str) {
+        self.passed.remove(facet);
+        self.apart.retain(|(a, b), _| *a != facet && *b != facet);
+    }
+
     fn deliver(&mut self, facet: &'static str, message: Message) {
+        self.totals[0] += 1;
         let list = self.waiting.entry(facet).or_default();
         list.push_back(message);
         if list.len() == 1 {
@@ -157,11 +269,13 @@ impl Queue {
         let leased = self.leased.remove(&id).unwrap();
         let mut message = leased.message;
         message.attempts += 1;
+        self.totals[3] += 1;
         let list = self.waiting.entry(leased.facet).or_default();
         list.push_front(message);
         match list.len() {
             1 => self.arrive(leased.facet),
-            _ => self.head(leased.facet),
+            _ if self.ready.contains_key(leased.facet) => self.head(leased.facet),
+            _ => {}
         }
     }
 
@@ -188,8 +302,7 @@ impl Queue {
         if list.is_empty() {
             self.waiting.remove(facet);
             self.ready.remove(facet);
-            self.passed.remove(facet);
-            self.apart.retain(|(a, b), _| *a != facet && *b != facet);
+            self.leaves(facet);
             debts.push((facet, turn + step));
         } else {
             self.ready.insert(facet, turn + step);
@@ -230,7 +343,9 @@ impl Queue {
         let in_debt = !self.idle.is_empty();
         self.due(now, 400 - most.min(250));
         let mut debts = Vec::new();
+        let most = if self.paused { 0 } else { most };
         let taken: Vec<_> = std::iter::from_fn(|| self.serve(&mut debts)).take(most).collect();
+        self.totals[1] += taken.len() as u64;
         debts.retain(|(_, turn)| *turn > self.floor);
         self.idle.extend(debts);
         if in_debt && !taken.is_empty() {
@@ -241,11 +356,51 @@ impl Queue {
                 past.into_iter().take(2 * taken.len()).map(|(facet, _)| *facet).collect();
             self.idle.retain(|facet, _| !past.contains(facet));
         }
-        if self.ready.is_empty() {
+        if self.ready.is_empty() && self.parked.is_empty() {
             (self.floor, self.arrival, self.early) = (0.0, 0.0, 0.0);
             self.idle.clear();
         }
         taken
+    }
+
+    fn stats(&self) -> Counts {
+        let waiting = self.waiting.values().map(|list| list.len() as u64).sum();
+        let in_debt = self.idle.values().filter(|turn| **turn > self.floor).count();
+        let facets = [self.ready.len(), self.parked.len(), in_debt];
+        (waiting, self.leased.len() as u64, facets, self.paused, self.totals)
+    }
+
+    fn leased_of(&self, facet: &str) -> usize {
+        self.leased.values().filter(|leased| leased.facet == facet).count()
+    }
+
+    fn facet(&self, facet: &'static str, now: u64) -> Facet {
+        let list = self.waiting.get(facet);
+        let turn = |set: &BTreeMap<_, _>| set.get(facet).copied();
+        let debt = turn(&self.idle).filter(|turn| *turn > self.floor);
+        let (state, turn) = match (turn(&self.ready), turn(&self.parked), debt) {
+            (Some(turn), ..) => (FacetState::Ready, Some(turn)),
+            (_, Some(turn), _) => (FacetState::Parked, Some(turn)),
+            (.., Some(turn)) => (FacetState::InDebt, Some(turn)),
+            _ => (FacetState::Quiet, None),
+        };
+        Facet {
+            waiting: list.map_or(0, VecDeque::len),
+            leased: self.leased_of(facet),
+            weight: self.weight(facet),
+            turn,
+            oldest: list.map(|list| Duration::from_millis(now - list[0].delivered_at)),
+            state,
+            paused: self.pauses.contains(facet),
+        }
+    }
+
+    /// The facets that a list of them names.
+    fn known(&self, facet: &str) -> bool {
+        let turns = [&self.ready, &self.parked, &self.idle, &self.weights];
+        turns.iter().any(|turns| turns.contains_key(facet))
+            || self.leased_of(facet) > 0
+            || self.pauses.contains(facet)
     }
 }
 
@@ -269,22 +424,46 @@ impl Model {
         self.queues[queue].leased.get(&id).is_some_and(|leased| leased.token == token)
     }
 
+    fn deliver(&mut self, messages: &[(usize, usize)]) -> (u64, Vec<Vec<&'static str>>) {
+        let first = self.seq + 1;
+        let mut queues = Vec::new();
+        for (facet, topic) in messages {
+            self.seq += 1;
+            let mut names = Vec::new();
+            for (queue, name) in self.queues.iter_mut().zip(QUEUES) {
+                if queue.route.is_some_and(|pattern| matches(pattern, *topic)) {
+                    let message = Message { id: self.seq, attempts: 0, delivered_at: self.now };
+                    queue.deliver(FACETS[*facet], message);
+                    names.push(name);
+                }
+            }
+            queues.push(names);
+        }
+        (first, queues)
+    }
+
+    fn lease(&mut self, place: usize, most: usize, length: u64) -> Outcome {
+        let queue = &mut self.queues[place];
+        let taken = queue.take(self.now, most);
+        if taken.is_empty() {
+            return if queue.exists() { Outcome::Taken(Vec::new()) } else { Outcome::NoSuchQueue };
+        }
+        self.seq += 1;
+        let mut served = Vec::new();
+        for (facet, message) in taken {
+            let token = self.tokens.len();
+            self.tokens.push((place, message.id));
+            served.push(Served { facet, id: message.id, attempt: message.attempts + 1 });
+            let ends = self.now + length;
+            queue.leased.insert(message.id, Leased { facet, message, token, ends });
+        }
+        Outcome::Taken(served)
+    }
+
     fn step(&mut self, step: &Step) -> Outcome {
         match step {
             Step::Deliver { messages, .. } => {
-                let first = self.seq + 1;
-                let mut queues = Vec::new();
-                for (facet, topic) in messages {
-                    self.seq += 1;
-                    let mut names = Vec::new();
-                    for (queue, name) in self.queues.iter_mut().zip(QUEUES) {
-                        if queue.route.is_some_and(|pattern| matches(pattern, *topic)) {
-                            queue.deliver(FACETS[*facet], Message { id: self.seq, attempts: 0 });
-                            names.push(name);
-                        }
-                    }
-                    queues.push(names);
-                }
+                let (first, queues) = self.deliver(messages);
                 Outcome::Delivered { first, queues }
             }
             Step::Pull { queue, most } => {
@@ -297,26 +476,54 @@ impl Model {
                     |(facet, message): (_, Message)| Served { facet, id: message.id, attempt: 0 };
                 Outcome::Taken(taken.into_iter().map(served).collect())
             }
-            Step::Lease { queue: place, most, length } => {
-                let queue = &mut self.queues[*place];
-                let taken = queue.take(self.now, *most);
-                if taken.is_empty() {
-                    return if queue.exists() {
-                        Outcome::Taken(Vec::new())
-                    } else {
-                        Outcome::NoSuchQueue
-                    };
+            Step::Lease { queue, most, length } => self.lease(*queue, *most, *length),
+            Step::Wait { queue: place, messages, length } => {
+                let queue = &self.queues[*place];
+                let due = queue.leased.values().any(|leased| leased.ends <= self.now);
+                if queue.servable() || due || !queue.exists() {
+                    return self.lease(*place, 1, *length);
                 }
-                self.seq += 1;
-                let mut served = Vec::new();
-                for (facet, message) in taken {
-                    let token = self.tokens.len();
-                    self.tokens.push((*place, message.id));
-                    served.push(Served { facet, id: message.id, attempt: message.attempts + 1 });
-                    let ends = self.now + length;
-                    queue.leased.insert(message.id, Leased { facet, message, token, ends });
+                let (first, queues) = self.deliver(messages);
+                let Outcome::Taken(taken) = self.lease(*place, 1, *length) else { unreachable!() };
+                Outcome::Waited { first, queues, taken }
+            }
+            Step::Peek { queue, most } => {
+                let mut queue = self.queues[*queue].clone();
+                if !queue.exists() {
+                    return Outcome::NoSuchQueue;
                 }
-                Outcome::Taken(served)
+                queue.paused = false;
+                let taken = queue.take(self.now, (*most).min(250)).into_iter();
+                let served = |(facet, message): (_, Message)| Served {
+                    facet,
+                    id: message.id,
+                    attempt: message.attempts,
+                };
+                Outcome::Taken(taken.map(served).collect())
+            }
+            Step::Look { queue } => {
+                let queue = &self.queues[*queue];
+                if !queue.exists() {
+                    return Outcome::NoSuchQueue;
+                }
+                let facets = FACETS.into_iter().filter(|facet| queue.known(facet));
+                Outcome::Looked {
+                    stats: queue.stats(),
+                    facets: facets.map(|facet| (facet, queue.facet(facet, self.now))).collect(),
+                }
+            }
+            Step::SetPaused { queue, facet, paused } => {
+                let queue = &mut self.queues[*queue];
+                match (facet.map(|facet| FACETS[facet]), paused) {
+                    (None, paused) => queue.paused = *paused,
+                    (Some(facet), true) => queue.pause(facet),
+                    (Some(facet), false) => queue.resume(facet),
+                }
+                Outcome::Nothing
+            }
+            Step::Destroy { queue } => {
+                self.queues[*queue] = Queue::default();
+                Outcome::Nothing
             }
             Step::Ack { tokens } => {
                 let mut lost = Vec::new();
@@ -325,6 +532,7 @@ impl Model {
                     let (queue, id) = self.tokens[token];
                     if self.holds(token) {
                         self.queues[queue].leased.remove(&id);
+                        self.queues[queue].totals[2] += 1;
                     } else {
                         lost.insert(0, token);
                     }
@@ -370,7 +578,7 @@ impl Model {
                 }
                 queue.weighted |= weight != 1.0;
                 let floor = queue.floor;
-                for set in [&mut queue.ready, &mut queue.idle] {
+                for set in [&mut queue.ready, &mut queue.parked, &mut queue.idle] {
                     if let Some(turn) = set.get_mut(facet).filter(|turn| **turn > floor) {
                         *turn = floor + (*turn - floor) * scale;
                     }
@@ -422,9 +630,9 @@ impl ReferenceStateMachine for Model {
         let queue = || prop_oneof![3 => Just(0usize), 1 => Just(1usize)];
         let most = || prop_oneof![4 => Just(1usize), 2 => 2..12usize, 1 => Just(600usize)];
         let length = || prop_oneof![1..40u64, Just(30_000u64)];
-        let messages = prop::collection::vec((facet(), 0..TOPICS.len()), 1..9);
+        let messages = || prop::collection::vec((facet(), 0..TOPICS.len()), 1..9);
         prop_oneof![
-            6 => (0..2usize, messages).prop_map(|(broker, messages)| Step::Deliver { broker, messages }),
+            6 => (0..2usize, messages()).prop_map(|(broker, messages)| Step::Deliver { broker, messages }),
             4 => (queue(), most()).prop_map(|(queue, most)| Step::Pull { queue, most }),
             5 => (queue(), most(), length()).prop_map(|(queue, most, length)| Step::Lease { queue, most, length }),
             3 => prop::collection::vec(0..12usize, 1..5).prop_map(|tokens| Step::Ack { tokens }),
@@ -433,7 +641,14 @@ impl ReferenceStateMachine for Model {
             3 => (0..50u64).prop_map(|ms| Step::Pass { ms }),
             1 => (queue(), facet(), 0..WEIGHTS.len())
                 .prop_map(|(queue, facet, weight)| Step::SetWeight { queue, facet, weight }),
-            1 => (queue(), 0..PATTERNS.len()).prop_map(|(queue, pattern)| Step::Register { queue, pattern }),
+            2 => (queue(), prop::option::weighted(0.8, facet()), prop::bool::weighted(0.4))
+                .prop_map(|(queue, facet, paused)| Step::SetPaused { queue, facet, paused }),
+            2 => (queue(), messages(), length())
+                .prop_map(|(queue, messages, length)| Step::Wait { queue, messages, length }),
+            2 => (queue(), most()).prop_map(|(queue, most)| Step::Peek { queue, most }),
+            1 => queue().prop_map(|queue| Step::Look { queue }),
+            1 => prop::bool::weighted(0.5).prop_map(|both| Step::Destroy { queue: usize::from(both) }),
+            2 => (queue(), 0..PATTERNS.len()).prop_map(|(queue, pattern)| Step::Register { queue, pattern }),
             1 => queue().prop_map(|queue| Step::Unregister { queue }),
         ]
         .boxed()
@@ -488,27 +703,8 @@ impl<B: Breach> Real<B> {
         let outcome = match step {
             Step::Deliver { broker, messages } => {
                 let Outcome::Delivered { first, .. } = model.outcome else { unreachable!() };
-                let messages: Vec<_> = (first..)
-                    .zip(messages)
-                    .map(|(n, (facet, topic))| support::message(FACETS[*facet], TOPICS[*topic], n))
-                    .collect();
-                let receipts = self.brokers[*broker].deliver_all(&messages).await.unwrap();
-                let names = |queues: &[String]| {
-                    QUEUES
-                        .into_iter()
-                        .filter(|name| queues.iter().any(|queue| queue == name))
-                        .collect()
-                };
-                assert!(
-                    receipts
-                        .iter()
-                        .zip(first..)
-                        .all(|(receipt, id)| receipt.id.to_string() == id.to_string())
-                );
-                Outcome::Delivered {
-                    first,
-                    queues: receipts.iter().map(|receipt| names(&receipt.queues)).collect(),
-                }
+                let queues = deliver(&self.brokers[*broker], first, messages).await;
+                Outcome::Delivered { first, queues }
             }
             Step::Pull { queue, most } => match broker.queue(QUEUES[*queue]).pull_many(*most).await
             {
@@ -519,24 +715,77 @@ impl<B: Breach> Real<B> {
                 Err(error) => panic!("{error}"),
             },
             Step::Lease { queue, most, length } => {
-                let lease = broker
-                    .queue(QUEUES[*queue])
-                    .lease_many(*most)
-                    .lasting(Duration::from_millis(*length));
-                match lease.await {
-                    Ok(deliveries) => {
-                        self.tokens
-                            .extend(deliveries.iter().map(|delivery| delivery.token().clone()));
-                        let served = deliveries.iter().map(|delivery| {
-                            assert_eq!(delivery.facet(), delivery.message().unwrap()["facet"]);
-                            assert_eq!(delivery.topic(), delivery.message().unwrap()["topic"]);
-                            served(delivery.message().unwrap(), delivery.attempt().get())
-                        });
-                        Outcome::Taken(served.collect())
+                let lease = broker.queue(QUEUES[*queue]).lease_many(*most);
+                let leased = lease.lasting(Duration::from_millis(*length)).await;
+                self.leased(leased)
+            }
+            Step::Wait { queue, messages, length } => {
+                let lease = broker.queue(QUEUES[*queue]).lease_many(1);
+                let lease = lease.lasting(Duration::from_millis(*length));
+                if let Outcome::Waited { first, taken, .. } = &model.outcome {
+                    let longest = if taken.is_empty() { 10 } else { 10_000 };
+                    let waiting =
+                        tokio::spawn(lease.wait(Duration::from_millis(longest)).into_future());
+                    tokio::time::sleep(Duration::from_millis(first % 3)).await;
+                    let queues = deliver(&self.brokers[1], *first, messages).await;
+                    let Outcome::Taken(taken) = self.leased(waiting.await.unwrap()) else {
+                        unreachable!()
+                    };
+                    Outcome::Waited { first: *first, queues, taken }
+                } else {
+                    let leased = lease.await;
+                    self.leased(leased)
+                }
+            }
+            Step::Peek { queue, most } => match broker.queue(QUEUES[*queue]).peek(*most).await {
+                Ok(peeked) => {
+                    let served = peeked.into_iter().map(|peeked| {
+                        let message = peeked.message.unwrap();
+                        assert_eq!(peeked.facet, message["facet"]);
+                        assert_eq!(peeked.topic, message["topic"]);
+                        assert_eq!(peeked.id.to_string(), message["n"].to_string());
+                        served(&message, peeked.attempts)
+                    });
+                    Outcome::Taken(served.collect())
+                }
+                Err(Error::NoSuchQueue(_)) => Outcome::NoSuchQueue,
+                Err(error) => panic!("{error}"),
+            },
+            Step::Look { queue } => {
+                let queue = broker.queue(QUEUES[*queue]);
+                match queue.stats().await {
+                    Ok(stats) => {
+                        let mut facets = BTreeMap::new();
+                        let mut from = Some(Cursor::default());
+                        while let Some(cursor) = from {
+                            let (page, next) = queue.facets(cursor).await.unwrap();
+                            for found in page {
+                                let alone = queue.facet(&found.facet).stats().await.unwrap();
+                                assert_eq!(alone, found);
+                                let (name, found) = looked(found);
+                                assert!(facets.insert(name, found).is_none(), "listed twice");
+                            }
+                            from = next;
+                        }
+                        Outcome::Looked { stats: counted(&stats), facets }
                     }
                     Err(Error::NoSuchQueue(_)) => Outcome::NoSuchQueue,
                     Err(error) => panic!("{error}"),
                 }
+            }
+            Step::SetPaused { queue, facet, paused } => {
+                let queue = broker.queue(QUEUES[*queue]);
+                match (facet.map(|facet| queue.facet(FACETS[facet])), paused) {
+                    (Some(facet), true) => facet.pause().await.unwrap(),
+                    (Some(facet), false) => facet.resume().await.unwrap(),
+                    (None, true) => queue.pause().await.unwrap(),
+                    (None, false) => queue.resume().await.unwrap(),
+                }
+                Outcome::Nothing
+            }
+            Step::Destroy { queue } => {
+                broker.queue(QUEUES[*queue]).destroy().await.unwrap();
+                Outcome::Nothing
             }
             Step::Ack { tokens } => {
                 let lost = broker.ack_all(chosen(tokens)).await.unwrap();
@@ -587,6 +836,24 @@ impl<B: Breach> Real<B> {
         assert_eq!(outcome, model.outcome, "what came back, and what should have");
     }
 
+    /// Keeps the tokens of what was leased.
+    fn leased(&mut self, leased: fairlane::Result<Vec<Delivery>>) -> Outcome {
+        match leased {
+            Ok(deliveries) => {
+                self.tokens.extend(deliveries.iter().map(|delivery| delivery.token().clone()));
+                let served = deliveries.iter().map(|delivery| {
+                    let message = delivery.message().unwrap();
+                    assert_eq!(delivery.facet(), message["facet"]);
+                    assert_eq!(delivery.topic(), message["topic"]);
+                    served(message, delivery.attempt().get())
+                });
+                Outcome::Taken(served.collect())
+            }
+            Err(Error::NoSuchQueue(_)) => Outcome::NoSuchQueue,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// Compares all that is stored.
     async fn check(&self, model: &Model) {
         for (queue, name) in model.queues.iter().zip(QUEUES) {
@@ -594,22 +861,42 @@ impl<B: Breach> Real<B> {
             let mut all = redis::pipe();
             all.cmd("ZRANGE").arg(key("ready")).arg(0).arg(-1).arg("WITHSCORES");
             all.cmd("ZRANGE").arg(key("idle")).arg(0).arg(-1).arg("WITHSCORES");
-            all.cmd("HMGET").arg(key("clock")).arg(&["floor", "arrival", "early"]);
+            all.cmd("ZRANGE").arg(key("parked")).arg(0).arg(-1).arg("WITHSCORES");
+            all.cmd("HGETALL").arg(key("clock"));
             all.cmd("ZRANGE").arg(key("timers")).arg(0).arg(-1).arg("WITHSCORES");
             all.cmd("HKEYS").arg(key("leased"));
             all.cmd("HGETALL").arg(key("weights"));
+            all.cmd("HGETALL").arg(key("held"));
+            all.cmd("SMEMBERS").arg(key("pauses"));
             type Turns = BTreeMap<String, f64>;
-            type All = (Turns, Turns, Vec<Option<f64>>, Turns, Vec<String>, Turns);
+            type All =
+                (Turns, Turns, Turns, Turns, Turns, Vec<String>, Turns, Turns, BTreeSet<String>);
             let stored: All = all.query_async(&mut support::raw().await).await.unwrap();
-            let (ready, idle, clock, timers, leased, weights) = stored;
+            let (ready, idle, parked, clock, timers, leased, weights, held, pauses) = stored;
             let own = |turns: &BTreeMap<&str, f64>| -> Turns {
                 turns.iter().map(|(facet, turn)| (facet.to_string(), *turn)).collect()
             };
             assert_eq!(ready, own(&queue.ready), "ready of {name}");
             assert_eq!(idle, own(&queue.idle), "idle of {name}");
+            assert_eq!(parked, own(&queue.parked), "parked of {name}");
+            let of = FACETS.into_iter().map(|facet| (facet, queue.leased_of(facet) as f64));
+            assert_eq!(held, own(&of.filter(|(_, n)| *n > 0.0).collect()), "held of {name}");
+            let mut paused: BTreeSet<_> =
+                queue.pauses.iter().map(|facet| facet.to_string()).collect();
+            paused.extend(queue.paused.then(String::new));
+            assert_eq!(pauses, paused, "pauses of {name}");
             assert_eq!(weights, own(&queue.weights), "weights of {name}");
-            let clock: Vec<f64> = clock.into_iter().map(Option::unwrap_or_default).collect();
-            assert_eq!(clock, [queue.floor, queue.arrival, queue.early], "clock of {name}");
+            let (waiting, _, _, _, [delivered, served, acked, came_back]) = queue.stats();
+            let counts = [waiting, delivered, served, acked, came_back].map(|count| count as f64);
+            let names = ["waiting", "delivered", "served", "acked", "came_back"];
+            let times =
+                [("floor", queue.floor), ("arrival", queue.arrival), ("early", queue.early)];
+            let fields = times.into_iter().chain(names.into_iter().zip(counts));
+            let of = |clock: &Turns, field| clock.get(field).copied().unwrap_or_default();
+            for (field, expected) in fields {
+                assert_eq!(of(&clock, field), expected, "{field} of {name}");
+            }
+            self.check_marker(&key("wake"), queue.servable()).await;
             let ends = queue.leased.iter().map(|(id, leased)| (id.to_string(), leased.ends as f64));
             assert_eq!(timers, ends.collect::<Turns>(), "timers of {name}");
             let mut leased: Vec<u64> = leased.iter().map(|id| id.parse().unwrap()).collect();
@@ -638,12 +925,29 @@ impl<B: Breach> Real<B> {
         }
     }
 
+    /// The marker is there while something can be served. One who gave up may have it in the hand,
+    /// and gives it back.
+    async fn check_marker(&self, key: &str, expected: bool) {
+        let from = Instant::now();
+        let mut there = !expected;
+        while there != expected && from.elapsed() < Duration::from_secs(2) {
+            there = support::run(&["EXISTS", key]).await;
+        }
+        assert_eq!(there, expected, "whether the marker is there");
+    }
+
     /// Works off all that is left, and checks that nothing stays behind.
     async fn end(self, mut model: Model) {
         self.space.clock.advance(Duration::from_secs(3600));
         model.now += 3_600_000;
         for (queue, name) in model.queues.iter_mut().zip(QUEUES) {
-            self.space.broker.register_queue(name, "^$").await.unwrap();
+            let real = self.space.broker.register_queue(name, "^$").await.unwrap();
+            for facet in FACETS {
+                real.facet(facet).resume().await.unwrap();
+                queue.resume(facet);
+            }
+            real.resume().await.unwrap();
+            queue.paused = false;
             loop {
                 let pulled = self.space.broker.queue(name).pull_many(7).await.unwrap();
                 let served = pulled.into_iter().map(|message| served(&message.unwrap(), 0));
@@ -661,6 +965,39 @@ impl<B: Breach> Real<B> {
         }
         self.space.end().await;
     }
+}
+
+/// Delivers, and returns the queues that the receipts name.
+async fn deliver(
+    broker: &Broker,
+    first: u64,
+    messages: &[(usize, usize)],
+) -> Vec<Vec<&'static str>> {
+    let numbered = (first..).zip(messages);
+    let messages: Vec<_> = numbered
+        .map(|(n, (facet, topic))| support::message(FACETS[*facet], TOPICS[*topic], n))
+        .collect();
+    let receipts = broker.deliver_all(&messages).await.unwrap();
+    let ids: Vec<_> = receipts.iter().map(|receipt| receipt.id.to_string()).collect();
+    let expected: Vec<_> = (first..).take(messages.len()).map(|id| id.to_string()).collect();
+    assert_eq!(ids, expected);
+    let names = |queues: &[String]| {
+        QUEUES.into_iter().filter(|name| queues.iter().any(|queue| queue == name)).collect()
+    };
+    receipts.iter().map(|receipt| names(&receipt.queues)).collect()
+}
+
+fn counted(stats: &Stats) -> Counts {
+    let facets = [stats.facets_ready, stats.facets_parked, stats.facets_in_debt];
+    let totals = [stats.delivered, stats.served, stats.acked, stats.came_back];
+    (stats.waiting, stats.leased, facets.map(|count| count as usize), stats.paused, totals)
+}
+
+fn looked(found: FacetStats) -> (&'static str, Facet) {
+    let FacetStats { waiting, leased, weight, turn, oldest, state, paused, .. } = found;
+    let (waiting, leased) = (waiting as usize, leased as usize);
+    let name = FACETS.into_iter().find(|facet| *facet == found.facet).unwrap();
+    (name, Facet { waiting, leased, weight, turn, oldest, state, paused })
 }
 
 fn served(message: &Value, attempt: u32) -> Served {
@@ -746,6 +1083,12 @@ mod sees {
         a_debt_that_leaving_pays: "deliver" "left and left > q.floor" => "false";
         a_newcomer_that_is_always_next: "deliver" "q.early >= 1" => "true";
         a_batch_that_leaves_one_message_in_its_list: "pull" "f.taken, -1)" => "f.taken - 1, -1)";
+        a_pause_that_holds_nothing_back: "deliver" "q.pausing and" => "false and";
+        a_resumed_facet_that_forgets_its_turn: "configure" "left and left > q.floor" => "false";
+        a_queue_that_is_served_while_it_is_paused: "lease" "if not q.paused then" => "if true then";
+        a_peek_that_does_not_see_what_is_due: "peek" "due(q, 400 - most)" => "";
+        a_marker_that_is_not_set_again: "lease" "redis.call(\"ZADD\", q.wake, 0, \"marker\")" => "";
+        a_destroyed_queue_that_keeps_its_weights: "destroy" "q.weights, " => "";
         a_lease_that_never_ends: "pull" "\"BYSCORE\", \"LIMIT\", 0, most" => "\"BYSCORE\", \"LIMIT\", 0, 0";
         a_delivery_by_routes_of_yesterday: "deliver" "~= version" => "== 1";
     }

@@ -120,8 +120,17 @@ impl Space {
         let caller = std::panic::Location::caller();
         async move {
             let kept = ["routes", "seq", "layout"];
-            let left: Vec<_> =
-                self.keys().await.into_iter().filter(|key| !kept.contains(&key.as_str())).collect();
+            let mut left = self.keys().await;
+            left.retain(|key| !kept.contains(&key.as_str()));
+            for clock in left.extract_if(.., |key| key.starts_with("q:") && key.ends_with(":clock"))
+            {
+                let counts: Vec<String> = run(&["HKEYS", &self.key(&clock)]).await;
+                let totals = ["delivered", "served", "acked", "came_back"];
+                assert!(
+                    counts.iter().all(|count| totals.contains(&count.as_str())),
+                    "more than totals left behind at {caller}, in {clock}: {counts:?}"
+                );
+            }
             assert!(left.is_empty(), "keys left behind at {caller}: {left:?}");
             self.delete().await;
         }
