@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    BrokerBuilder, Error, Message, Queue, Queues, Receipt, Route, Token,
+    BrokerBuilder, Error, Listener, Message, Queue, Queues, Receipt, Route, Token,
     connection::Repeat,
     core::{Core, read},
     deliver::deliver,
@@ -18,6 +18,7 @@ use crate::{
     destroy::{Begin, destroy},
     error::{Result, unexpected},
     keys::{LAYOUT, check_name},
+    listener::listen,
     message::Form,
     opaque_debug,
     queues::Source,
@@ -213,6 +214,38 @@ impl<T> Broker<T> {
         let ready = messages.into_iter().map(|message| self.form.ready(message.into(), &self.core));
         let ready: Vec<_> = ready.collect::<Result<_, _>>()?;
         deliver(&self.core, &ready).await
+    }
+
+    /// Hears live what is delivered from now on to topics that `glob` matches, on any queue or on
+    /// none. It takes nothing from the queues, and misses what is delivered while nobody listens.
+    ///
+    /// `glob` is one of Redis, of 1 to 512 bytes, for the whole topic: `*` is any text, `?` one
+    /// byte, `[a-z]` one of these, and `\` takes the next as it is. (Queues have regular
+    /// expressions instead.) The namespace is put in front of it. Where there is none, channels
+    /// that others use match too.
+    ///
+    /// ```no_run
+    /// # use fairlane::{Heard, Missed};
+    /// # async fn example(broker: fairlane::Broker) -> fairlane::Result<()> {
+    /// let mut pages = broker.listen("page:*google*").await?;
+    /// while let Some(heard) = pages.next().await {
+    ///     match heard {
+    ///         Ok(Heard { topic, message, .. }) => println!("{topic} {message}"),
+    ///         Err(missed) => eprintln!("{missed}"), // and it goes on
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// All listeners of a broker share a connection of their own. When it breaks it comes back by
+    /// itself, and each of them is told of the [`Gap`](crate::Missed::Gap). Those with the same
+    /// glob count as one in [`Receipt::listeners`]. An ACL has to allow the channels (`&shop:*`).
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a glob that is empty or too long;
+    /// [`NotSent`](crate::Error::NotSent) when Redis has not confirmed it within the deadline.
+    pub async fn listen(&self, glob: impl Into<String>) -> Result<Listener<T>> {
+        listen(&self.core, &glob.into(), self.form.decode).await
     }
 
     /// As [`Delivery::ack`](crate::Delivery::ack), by token.

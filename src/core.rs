@@ -16,6 +16,7 @@ use crate::{
     keys::{Keys, LAYOUT},
     routes::Routes,
     scripts::{self, Script},
+    subscriptions::Subscriptions,
     wait::Lines,
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) testing: Testing,
     /// Those who wait.
     pub(crate) lines: Lines,
+    /// Those who listen.
+    pub(crate) subscriptions: Subscriptions,
     routes: RwLock<Arc<Routes>>,
     /// Held while routes are loaded, so that many calls load them once.
     loading: tokio::sync::Mutex<()>,
@@ -60,6 +63,7 @@ impl Core {
             max_body,
             testing,
             lines: Lines::default(),
+            subscriptions: Subscriptions::default(),
             routes: RwLock::new(Arc::new(Routes::new(std::iter::empty()))),
             loading: tokio::sync::Mutex::default(),
             _server: server,

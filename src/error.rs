@@ -166,17 +166,21 @@ pub enum Invalid {
 
 /// A body that the broker does not decode. The delivery can still be settled.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("message {id} on `{topic}` is not what this broker decodes")]
+#[error("{} on `{topic}` is not what this broker decodes", named(*id))]
 #[non_exhaustive]
 pub struct Undecodable {
-    /// The message.
-    pub id: MessageId,
+    /// The message; none for one that was heard live.
+    pub id: Option<MessageId>,
     /// Its topic.
     pub topic: String,
     /// The body as it was delivered.
     pub body: Arc<[u8]>,
     #[source]
     pub(crate) source: Arc<serde_json::Error>,
+}
+
+fn named(message: Option<MessageId>) -> String {
+    message.map_or_else(|| "a message".into(), |id| format!("message {id}"))
 }
 
 /// A message as it came off a queue.

@@ -14,6 +14,7 @@ mod facet;
 mod keys;
 mod lease;
 mod link;
+mod listener;
 mod message;
 mod pull;
 mod queue;
@@ -24,6 +25,7 @@ mod scripts;
 mod serve;
 mod settle;
 mod stats;
+mod subscriptions;
 mod take;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
@@ -37,6 +39,7 @@ pub use delivery::Delivery;
 pub use error::{Cause, Error, Invalid, Pulled, Result, Undecodable};
 pub use facet::Facet;
 pub use lease::{Deliveries, Lease};
+pub use listener::{Heard, Listener, Missed};
 pub use message::{Message, MessageId, Receipt};
 pub use pull::Pull;
 pub use queue::Queue;

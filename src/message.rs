@@ -206,7 +206,7 @@ impl Stored {
     /// Decodes the body.
     pub(crate) fn decode<T>(&self, decode: Decode<T>) -> Result<T, Undecodable> {
         decode(&self.body).map_err(|source| Undecodable {
-            id: self.id,
+            id: Some(self.id),
             topic: self.topic.clone(),
             body: self.body.clone(),
             source: Arc::new(source),

@@ -129,7 +129,7 @@ async fn a_body_that_does_not_decode_can_be_settled_and_costs_no_other() {
     let odd = both.pop().unwrap();
     assert_eq!(good.message().unwrap().n, 2);
     let undecodable = odd.message().err().unwrap();
-    assert_eq!((undecodable.id, undecodable.topic.as_str()), (odd.id(), "odd"));
+    assert_eq!((undecodable.id, undecodable.topic.as_str()), (Some(odd.id()), "odd"));
     odd.nack().await.unwrap();
     let again = queue.lease().await.unwrap().unwrap();
     assert_eq!((again.topic(), again.attempt().get()), ("odd", 2));
