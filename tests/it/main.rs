@@ -21,3 +21,4 @@ mod queues;
 mod register_queue;
 mod support;
 mod unregister_queue;
+mod wait;

@@ -325,10 +325,45 @@ impl Server {
     }
 }
 
+impl Server {
+    /// How often clients and scripts have called a command.
+    pub(crate) async fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.run(&["INFO", "commandstats"]).await;
+        let of = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
+        let calls = of.and_then(|of| of.strip_prefix("calls=")?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
+    /// How many clients are blocked.
+    pub(crate) async fn blocked(&self) -> u64 {
+        let clients: String = self.run(&["INFO", "clients"]).await;
+        let of = clients.lines().find_map(|line| line.strip_prefix("blocked_clients:"));
+        of.unwrap().trim().parse().unwrap()
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Waits until something is so, for at most ten seconds.
+#[track_caller]
+pub(crate) fn until<F: Future<Output = bool>>(
+    what: &str,
+    is: impl Fn() -> F,
+) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        for _ in 0..2000 {
+            if is().await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("it did not come to be that {what}, at {caller}");
     }
 }
 
