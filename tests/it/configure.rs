@@ -1,6 +1,8 @@
+use std::time::Duration;
+
 use fairlane::{Error, Invalid};
 
-use crate::support::{Space, counts, deliver, pulled};
+use crate::support::{Server, Space, counts, deliver, message, pulled};
 
 #[tokio::test]
 async fn a_weight_is_0_001_to_1000() {
@@ -52,4 +54,127 @@ async fn a_facet_of_a_queue_that_does_not_exist_has_no_weight() {
     let refused = space.broker.queue("nowhere").facet("a").set_weight(2.0).await;
     assert!(matches!(refused, Err(Error::NoSuchQueue(name)) if &*name == "nowhere"));
     space.end().await;
+}
+
+#[tokio::test]
+async fn a_paused_facet_is_not_served_and_the_others_are() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 3).await;
+    deliver(&space.broker, "b", 2).await;
+    let leased = queue.lease().await.unwrap().unwrap();
+    assert_eq!(leased.facet(), "a");
+    queue.facet("a").pause().await.unwrap();
+    queue.facet("a").pause().await.unwrap();
+    deliver(&space.broker, "a", 1).await;
+    assert_eq!(pulled(&queue, 9).await, ["b", "b"]);
+    leased.extend(Duration::from_secs(5)).await.unwrap();
+    leased.nack().await.unwrap();
+    assert!(queue.pull().await.unwrap().is_none(), "what goes back waits, too");
+    queue.facet("a").resume().await.unwrap();
+    queue.facet("a").resume().await.unwrap();
+    assert_eq!(pulled(&queue, 9).await, ["a", "a", "a", "a"]);
+    space.end().await;
+}
+
+#[tokio::test]
+async fn a_lease_of_a_paused_facet_that_ends_comes_back_when_it_is_resumed() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 1).await;
+    let lost = queue.lease().lasting(Duration::from_secs(1)).await.unwrap().unwrap();
+    queue.facet("a").pause().await.unwrap();
+    space.clock.advance(Duration::from_secs(2));
+    assert!(queue.lease().await.unwrap().is_none());
+    assert!(matches!(lost.ack().await, Err(Error::LeaseLost(_))));
+    queue.facet("a").resume().await.unwrap();
+    let again = queue.lease().await.unwrap().unwrap();
+    assert_eq!(again.attempt().get(), 2);
+    again.ack().await.unwrap();
+    space.end().await;
+}
+
+#[tokio::test]
+async fn what_is_leased_of_a_paused_queue_can_be_acked() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 2).await;
+    let leased = queue.lease().await.unwrap().unwrap();
+    queue.pause().await.unwrap();
+    assert!(queue.lease().await.unwrap().is_none());
+    assert!(queue.pull_many(9).await.unwrap().is_empty());
+    leased.ack().await.unwrap();
+    queue.resume().await.unwrap();
+    assert_eq!(pulled(&queue, 9).await.len(), 1);
+    space.end().await;
+}
+
+#[tokio::test]
+async fn a_pause_holds_for_what_does_not_exist_yet() {
+    let space = Space::new().await;
+    let queue = space.broker.queue("later");
+    queue.facet("a").pause().await.unwrap();
+    queue.pause().await.unwrap();
+    assert!(matches!(queue.pull().await, Err(Error::NoSuchQueue(_))));
+    space.broker.register_queue("later", ".").await.unwrap();
+    deliver(&space.broker, "a", 1).await;
+    deliver(&space.broker, "b", 1).await;
+    assert!(queue.pull().await.unwrap().is_none());
+    queue.resume().await.unwrap();
+    assert_eq!(pulled(&queue, 9).await, ["b"]);
+    queue.facet("a").resume().await.unwrap();
+    assert_eq!(pulled(&queue, 9).await, ["a"]);
+    space.end().await;
+}
+
+#[tokio::test]
+async fn a_pause_needs_names_that_can_be() {
+    let (space, queue) = Space::with_queue().await;
+    for facet in [String::new(), "x".repeat(513)] {
+        assert!(matches!(queue.facet(&facet).pause().await, Err(Error::Invalid(_))));
+        assert!(matches!(queue.facet(&facet).resume().await, Err(Error::Invalid(_))));
+    }
+    let bad = space.broker.queue("a:b");
+    assert!(matches!(bad.pause().await, Err(Error::Invalid(_))));
+    assert!(matches!(bad.resume().await, Err(Error::Invalid(_))));
+    assert!(matches!(bad.facet("a").pause().await, Err(Error::Invalid(_))));
+    space.end().await;
+}
+
+#[tokio::test]
+async fn pausing_gains_no_turns_and_loses_none() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "toggled", 60).await;
+    deliver(&space.broker, "steady", 60).await;
+    let mut served = Vec::new();
+    for _ in 0..30 {
+        served.extend(pulled(&queue, 2).await);
+        queue.facet("toggled").pause().await.unwrap();
+        queue.facet("toggled").resume().await.unwrap();
+    }
+    let counts = counts(&served);
+    assert!((29..=31).contains(&counts["toggled"]), "{counts:?}");
+
+    // One that was away for long does not make up for it: it is next, and then takes its turns.
+    queue.facet("toggled").pause().await.unwrap();
+    assert_eq!(pulled(&queue, 10).await, ["steady"; 10]);
+    queue.facet("toggled").resume().await.unwrap();
+    let back = pulled(&queue, 10).await;
+    assert!((5..=6).contains(&back.iter().filter(|facet| *facet == "toggled").count()), "{back:?}");
+    pulled(&queue, 120).await;
+    space.end().await;
+}
+
+#[tokio::test]
+async fn a_queue_of_a_hundred_thousand_facets_is_paused_and_resumed_at_once() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let messages: Vec<_> = (0..100_000).map(|n| message(&format!("f{n}"), "t", n)).collect();
+    broker.deliver_all(&messages).await.unwrap();
+    server.run::<()>(&["CONFIG", "RESETSTAT"]).await;
+    queue.pause().await.unwrap();
+    assert!(queue.pull_many(9).await.unwrap().is_empty());
+    queue.resume().await.unwrap();
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 9);
+    for moved in ["zrem", "zunionstore", "zrangestore", "rename"] {
+        assert!(server.calls(moved).await <= 1, "{moved}");
+    }
 }

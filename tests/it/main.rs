@@ -5,6 +5,7 @@
 mod ack;
 mod ancestor;
 mod api;
+mod by_weight;
 mod configure;
 mod connect;
 mod deliver;
@@ -13,7 +14,9 @@ mod examples;
 mod extend;
 mod fairness;
 mod faults;
+mod in_order;
 mod lease;
+mod listen;
 mod model;
 mod nack;
 mod pull;

@@ -269,7 +269,7 @@ impl Server {
             .unwrap()
     }
 
-    async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         for _ in 0..1000 {
             if let Ok(mut connection) = self.client().get_multiplexed_async_connection().await {
                 let answer: redis::RedisResult<String> =
