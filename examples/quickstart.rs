@@ -1,17 +1,15 @@
 //! A day of flights, worked off in fair turns.
 //!
-//! Every departure of New York's airports on one day is a message; the carrier is its facet. All of
-//! them are delivered at once, two workers handle them, and a table shows how long each carrier
-//! waited. Nothing has to be set up: the broker starts a Redis server of its own.
+//! Every departure of New York's airports on one day is a message; the carrier is its facet. Two
+//! workers wait. All flights are delivered at once, while a listener prints those that were
+//! cancelled. Then the workers handle them, and a table shows how long each carrier waited. Nothing
+//! has to be set up: the broker starts a Redis server of its own.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
-use fairlane::{Broker, MessageId, Queue};
+use fairlane::{Broker, Heard, Listener, MessageId, Queues};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Flight {
@@ -48,42 +46,70 @@ async fn main() -> Result<(), Any> {
     let all = broker.register_queue("all", ".").await?;
     let trouble = broker.register_queue("trouble", "^(late|cancelled):JFK:").await?;
 
+    // Nothing is served before all is there, so that the table shows the turns and nothing else.
+    all.pause().await?;
+    trouble.pause().await?;
+    let (done, mut served) = unbounded_channel();
+    let source = broker.in_order(["trouble", "all"]);
+    let workers = [1, 2].map(|_| tokio::spawn(work(source.clone(), done.clone())));
+
     let day = include_str!("data/flights-2013-07-10.jsonl");
     let flights: Vec<Flight> = day.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let cancelled = flights.iter().filter(|flight| flight.departure_delay.is_none()).count();
+    let listening = tokio::spawn(print(broker.listen("cancelled:*").await?, cancelled));
     let start = Instant::now();
     let receipts = broker.deliver_all(&flights).await?;
+    let took = start.elapsed();
+    listening.await??;
+
     let ids: Vec<MessageId> = receipts.iter().map(|receipt| receipt.id).collect();
     let twice = receipts.iter().filter(|receipt| receipt.queues.len() == 2).count();
-    println!("{} flights were delivered in {:.0?}, all at once.", flights.len(), start.elapsed());
+    println!("\n{} flights were delivered in {took:.0?}, all at once.", flights.len());
     println!("Each is a message; its carrier is its facet, which is whose turn it is.");
     println!(
         "All went on the queue `all`; the {twice} that were late or cancelled at JFK on `trouble`, too."
     );
 
     let start = Instant::now();
-    let served = Arc::new(Mutex::new(Vec::new()));
-    let workers =
-        [1, 2].map(|_| tokio::spawn(work([trouble.clone(), all.clone()], served.clone())));
-    for worker in workers {
-        worker.await??;
+    trouble.resume().await?;
+    all.resume().await?;
+    let mut order = Vec::new();
+    while order.len() < flights.len() + twice {
+        order.push(served.recv().await.ok_or("the workers have ended")?);
     }
     println!("Two workers leased and acked them one by one in {:.0?}.\n", start.elapsed());
+    workers.iter().for_each(tokio::task::JoinHandle::abort); // They wait for more.
 
-    let served = served.lock().map_err(|_| "a worker panicked")?;
+    let of_all = order.into_iter().filter(|(queue, _)| queue == "all");
+    let served: Vec<MessageId> = of_all.map(|(_, id)| id).collect();
     print!("{}", table(&flights, &ids, &served));
     Ok(())
 }
 
-/// Handles messages until no queue has any.
-async fn work(queues: [Queue<Flight>; 2], served: Arc<Mutex<Vec<MessageId>>>) -> Result<(), Any> {
-    for queue in queues {
-        while let Some(delivery) = queue.lease().await? {
-            if delivery.queue() == "all" {
-                served.lock().map_err(|_| "a worker panicked")?.push(delivery.id());
-            }
-            let _flight: &Flight = delivery.message()?; // Here the work would be done.
-            delivery.ack().await?;
-        }
+/// Prints so many flights as they are heard.
+async fn print(mut cancelled: Listener<Flight>, count: usize) -> Result<(), Any> {
+    println!("A listener on `cancelled:*` hears, live:");
+    for n in 1..=count {
+        let Heard { topic, message, .. } = cancelled.next().await.ok_or("the end")??;
+        let route = topic.trim_start_matches("cancelled:").replace(':', "-");
+        let end = if n % 9 == 0 || n == count { '\n' } else { ' ' };
+        print!("{} {route}{end}", message.carrier);
+    }
+    Ok(())
+}
+
+/// Handles what comes to the queues, and tells what it has handled.
+async fn work(
+    source: Queues<Flight>,
+    done: UnboundedSender<(String, MessageId)>,
+) -> Result<(), Any> {
+    let mut deliveries = source.lease().into_stream();
+    while let Some(delivery) = deliveries.next().await {
+        let delivery = delivery?;
+        let _flight: &Flight = delivery.message()?; // Here the work would be done.
+        let told = (delivery.queue().to_owned(), delivery.id());
+        delivery.ack().await?;
+        done.send(told)?;
     }
     Ok(())
 }

@@ -1,7 +1,14 @@
 //! What pull and lease do: ask the queues of a source in turn, and wait where nothing is there.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use futures_core::{future::BoxFuture, ready};
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
@@ -11,7 +18,7 @@ use tracing::{debug, warn};
 use crate::{
     Error, Invalid, Token,
     core::Core,
-    error::{Cause, Result},
+    error::Result,
     lease::check_length,
     link::Pause,
     queues::Source,
@@ -108,11 +115,10 @@ fn passes(error: &Error, order: &Order) -> bool {
 /// Waits in all lines at once, for the first turn in any of them. What was just heard is good for
 /// the first time only.
 async fn first_turn(core: &Arc<Core>, lines: &mut [(Arc<Line>, Option<Next>)]) -> Result<Turn> {
-    type Waiting = Pin<Box<dyn Future<Output = Result<Turn>> + Send>>;
-    let waiting = lines.iter_mut();
-    let mut waiting: Vec<Waiting> = waiting
-        .map(|(line, asked)| Box::pin(line.clone().turn(core.clone(), asked.take())) as Waiting)
-        .collect();
+    let mut waiting: Vec<BoxFuture<'_, Result<Turn>>> = Vec::with_capacity(lines.len());
+    for (line, asked) in lines {
+        waiting.push(Box::pin(line.clone().turn(core, asked.take())));
+    }
     poll_fn(|context| {
         let mut turns = waiting.iter_mut().map(|turn| turn.as_mut().poll(context));
         turns.find(Poll::is_ready).unwrap_or(Poll::Pending)
@@ -127,13 +133,41 @@ async fn ask(core: &Arc<Core>, queue: &Arc<str>, order: &Order) -> Result<(Uncla
         let (taken, next) = take(core, queue, most, None).await?;
         return Ok((Unclaimed::new(core, Some(queue), taken, order), next));
     }
-    // In a task of its own, which ends also when nobody waits for it any more.
     let (core, queue, order) = (core.clone(), queue.clone(), order.clone());
-    let call = tokio::spawn(async move {
+    let call = async move {
         let (taken, next) = take(&core, &queue, most, length).await?;
         Ok((Unclaimed::new(&core, Some(&queue), taken, &order), next))
-    });
-    call.await.map_err(|end| Error::MaybeApplied(Cause::new(end)))?
+    };
+    ToItsEnd { call: Some(Box::pin(call)), begun: false }.await
+}
+
+/// A call that ends in a task of its own when nobody waits for it any more.
+struct ToItsEnd<Out: Send + 'static> {
+    /// None when it has ended.
+    call: Option<BoxFuture<'static, Out>>,
+    begun: bool,
+}
+
+impl<Out: Send + 'static> Future for ToItsEnd<Out> {
+    type Output = Out;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Out> {
+        self.begun = true;
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        let out = ready!(call.as_mut().poll(context));
+        self.call = None;
+        Poll::Ready(out)
+    }
+}
+
+impl<Out: Send + 'static> Drop for ToItsEnd<Out> {
+    fn drop(&mut self) {
+        if let (true, Some(call), Ok(runtime)) =
+            (self.begun, self.call.take(), Handle::try_current())
+        {
+            runtime.spawn(call);
+        }
+    }
 }
 
 /// What was taken and has not yet reached the caller. What was leased goes back when this is

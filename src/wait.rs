@@ -17,11 +17,12 @@ use std::{
     time::Duration,
 };
 
+use futures_core::future::BoxFuture;
 use redis::{RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
     runtime::Handle,
     sync::OwnedMutexGuard,
-    task::{AbortHandle, JoinHandle},
+    task::AbortHandle,
     time::{Instant, timeout, timeout_at},
 };
 use tracing::debug;
@@ -56,8 +57,8 @@ impl Drop for Lines {
     /// What is still blocked ends with the broker, and its connection with it.
     fn drop(&mut self) {
         for line in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
-            if let Some(block) = &line.state().block {
-                block.abort();
+            if let Some(task) = &line.state().task {
+                task.abort();
             }
         }
     }
@@ -79,8 +80,8 @@ struct First {
     empty: bool,
     /// When something is due.
     due: Option<Instant>,
-    /// The block under way. It goes on when the one that began it gives up.
-    block: Option<JoinHandle<Result<()>>>,
+    /// The block under way. Who is first drives it; when nobody is left, a task.
+    block: Option<BoxFuture<'static, Result<()>>>,
 }
 
 struct State {
@@ -88,8 +89,10 @@ struct State {
     waiting: usize,
     /// That the marker was taken, and nobody has asked since.
     woken: bool,
-    /// The block under way.
-    block: Option<AbortHandle>,
+    /// Whether a block is under way.
+    blocked: bool,
+    /// The task that drives it when nobody is left.
+    task: Option<AbortHandle>,
     /// The connection that waits, while no block has it.
     connection: Option<MultiplexedConnection>,
     used: Instant,
@@ -97,14 +100,20 @@ struct State {
 
 impl State {
     fn forgotten(&self) -> bool {
-        self.waiting == 0 && self.block.is_none() && self.used.elapsed() > KEPT
+        self.waiting == 0 && !self.blocked && self.used.elapsed() > KEPT
     }
 }
 
 impl Line {
     fn new(queue: Arc<str>) -> Self {
-        let (waiting, woken, block, connection) = (0, false, None, None);
-        let state = State { waiting, woken, block, connection, used: Instant::now() };
+        let state = State {
+            waiting: 0,
+            woken: false,
+            blocked: false,
+            task: None,
+            connection: None,
+            used: Instant::now(),
+        };
         Self { queue, first: Arc::default(), state: Mutex::new(state) }
     }
 
@@ -114,7 +123,7 @@ impl Line {
 
     /// Whether it is known that nothing can be served, so that one who comes need not ask.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.state().block.is_some()
+        self.state().blocked
     }
 
     /// Stands in line until it is time to ask. `asked` is what this one heard just before.
@@ -122,10 +131,10 @@ impl Line {
     /// Dropped, it hands the wake-up on.
     pub(crate) async fn turn(
         self: Arc<Self>,
-        core: Arc<Core>,
+        core: &Arc<Core>,
         asked: Option<Next>,
     ) -> Result<Turn> {
-        let place = Place::take(&self, &core);
+        let place = Place::take(&self, core);
         let mut first = match self.first.clone().try_lock_owned() {
             Ok(mut first) => {
                 if let Some(next) = asked {
@@ -137,18 +146,20 @@ impl Line {
         };
         if first.empty {
             let due = first.due;
-            let block = first.block.get_or_insert_with(|| self.block(&core, due));
-            let ended = block.await;
+            let ended = first.block.get_or_insert_with(|| self.block(core, due)).await;
             first.block = None;
             first.empty = false;
-            // One that did not come to its end: its runtime has ended. It is time to ask.
-            ended.unwrap_or(Ok(()))?;
+            ended?;
         }
         Ok(Turn { first, place })
     }
 
     /// Begins to block, until there may be something to serve.
-    fn block(self: &Arc<Self>, core: &Arc<Core>, due: Option<Instant>) -> JoinHandle<Result<()>> {
+    fn block(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        due: Option<Instant>,
+    ) -> BoxFuture<'static, Result<()>> {
         let until = Instant::now() + WINDOW;
         let until = due.map_or(until, |due| due.min(until));
         let (link, limit) = (core.connection.link.clone(), core.connection.deadline);
@@ -161,13 +172,25 @@ impl Line {
             connection: None,
         };
         let connection = state.connection.take();
-        let task = tokio::spawn(async move {
+        state.blocked = true;
+        Box::pin(async move {
             let (woken, connection) = marker(&link, connection, &key, until, limit).await?;
             blocked.end(woken, connection);
             Ok(())
-        });
-        state.block = Some(task.abort_handle());
-        task
+        })
+    }
+
+    /// Lets a task drive the block under way, since nobody is left who does.
+    fn leave_to_task(&self) {
+        let (Ok(runtime), Ok(mut first)) = (Handle::try_current(), self.first.try_lock()) else {
+            return;
+        };
+        if let Some(block) = first.block.take() {
+            let task = runtime.spawn(block);
+            self.state().task = Some(task.abort_handle());
+            // One that did not come to its end: its runtime has ended. It is time to ask.
+            first.block = Some(Box::pin(async move { task.await.unwrap_or(Ok(())) }));
+        }
     }
 }
 
@@ -239,7 +262,7 @@ impl Drop for Blocked {
     fn drop(&mut self) {
         let Some(line) = self.line.upgrade() else { return };
         let mut state = line.state();
-        state.block = None;
+        state.blocked = false;
         state.connection = self.connection.take();
         state.used = Instant::now();
         state.woken |= self.woken;
@@ -295,6 +318,10 @@ impl Drop for Place {
         state.waiting -= 1;
         state.used = Instant::now();
         state.hand_on(&self.line.queue, &self.core);
+        if state.waiting == 0 && state.blocked {
+            drop(state);
+            self.line.leave_to_task();
+        }
     }
 }
 

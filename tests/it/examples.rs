@@ -1,15 +1,24 @@
 //! The examples run, and say what the README shows.
 
-use std::{env, process::Command};
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+};
 
-/// Runs an example that cargo has built together with this test.
-fn example(name: &str) -> String {
+/// Starts an example that cargo has built together with this test.
+fn start(name: &str) -> Child {
     let test = env::current_exe().unwrap();
     let program = test.parent().unwrap().with_file_name("examples").join(name);
-    let run = Command::new(&program).output();
-    let output = run.unwrap_or_else(|error| {
+    let started = Command::new(&program).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    started.unwrap_or_else(|error| {
         panic!("{}: {error}; `cargo test` without `--test` builds the examples", program.display())
-    });
+    })
+}
+
+/// Runs an example to its end.
+fn example(name: &str) -> String {
+    let output = start(name).wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} failed: {errors}");
     String::from_utf8(output.stdout).unwrap()
@@ -18,6 +27,15 @@ fn example(name: &str) -> String {
 #[test]
 fn the_quick_start_shows_that_quiet_carriers_wait_turns_and_not_the_loud_ones_backlog() {
     let text = example("quickstart");
+    let live: Vec<_> = text
+        .lines()
+        .skip_while(|line| *line != "A listener on `cancelled:*` hears, live:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    assert!(live[0].starts_with("EV EWR-MSP MQ LGA-MSP "), "{text}");
+    let live = live.join(" ");
+    assert_eq!(live.split(' ').count(), 2 * 121, "each as carrier and route: {text}");
     assert!(text.contains("1004 flights were delivered"), "{text}");
     assert!(text.contains("the 170 that were late or cancelled at JFK"), "{text}");
     // Carrier, flights, mean and longest wait in fair turns, and the same first in, first out.
@@ -40,4 +58,44 @@ fn the_quick_start_shows_that_quiet_carriers_wait_turns_and_not_the_loud_ones_ba
         // swap two that are neighbours.
         assert!(longest <= flights * 15 + 1, "{carrier}: {text}");
     }
+}
+
+#[test]
+fn the_listener_prints_what_matches_its_glob() {
+    assert_eq!(
+        example("listen"),
+        "visit:docs/start of acme\n\
+         visit:docs/queues of beta\n\
+         not a visit, on visit:docs/odd\n\
+         5 messages wait for workers\n"
+    );
+}
+
+#[test]
+fn the_worker_has_half_of_the_messages_in_hand_within_a_millisecond_and_stops_at_ctrl_c() {
+    let mut medians = Vec::new();
+    // The machine may be busy with other things; one quiet second is enough.
+    while medians.len() < 10 && medians.iter().all(|median| *median >= 1.0) {
+        let mut worker = start("worker");
+        let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(lines.next().unwrap(), "waiting for mails; Ctrl-C ends it");
+        assert_eq!(lines.next().unwrap(), "mail 1 for acme");
+        assert!(lines.any(|line| line == "mail 60 for beta"));
+        let pid = worker.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let last = lines.last().unwrap();
+        let mut errors = String::new();
+        worker.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        assert!(worker.wait().unwrap().success() && errors.is_empty(), "{errors}");
+        let words: Vec<_> = last.split(' ').collect();
+        let ["mails", "done,", "half", "of", "them", "in", "hand", "within", median, "ms"] =
+            words[1..]
+        else {
+            panic!("{last}");
+        };
+        assert!(words[0].parse::<u32>().unwrap() >= 60, "{last}");
+        medians.push(median.parse::<f64>().unwrap());
+    }
+    println!("medians of the runs, in ms: {medians:?}");
+    assert!(medians.iter().any(|median| *median < 1.0), "{medians:?}");
 }

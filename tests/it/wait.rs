@@ -376,7 +376,7 @@ async fn what_is_there_when_redis_comes_back_is_found_without_a_window() {
 
 #[tokio::test]
 async fn a_wait_that_ends_while_redis_is_away_says_so() {
-    let mut server = Server::start(&[]).await;
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let broker = server.builder().deadline(Duration::from_millis(300)).connect().await.unwrap();
     let queue = broker.register_queue("q", ".").await.unwrap();
     let waiting = tokio::spawn(queue.lease().wait(6 * SECOND).into_future());
@@ -390,7 +390,7 @@ async fn a_wait_that_ends_while_redis_is_away_says_so() {
     let waiting = tokio::spawn(queue.pull().wait(20 * SECOND).into_future());
     tokio::time::sleep(SECOND).await;
     server.launch();
-    until("Redis is there", || async { broker.register_queue("q", ".").await.is_ok() }).await;
+    server.ready().await;
     deliver(&broker, "a", 1).await;
     assert!(waiting.await.unwrap().unwrap().is_some());
 }
