@@ -8,6 +8,8 @@ local bytes = tonumber(ARGV[4]) -- of messages, at most
 local length = tonumber(ARGV[5]) -- of the lease, ms
 
 return take(name, most, bytes, function(q, chosen)
+  local leases = redis.call("HLEN", q.leased)
+  redis.call("HLEN", q.held)
   local drawn = redis.call("INCR", seq)
   -- The time is in it: should a crash of Redis take back the last draws of seq, no token fits
   -- twice.
@@ -17,7 +19,7 @@ return take(name, most, bytes, function(q, chosen)
     local id, rest = chosen[i]:match("^([1-9]%d*)() %d+ %d+ %d+ ")
     ids[i / 2], rests[i / 2] = id or "", rest or false
   end
-  local held = q.leases > 0 and redis.call("HMGET", q.leased, unpack(ids)) or {}
+  local held = leases > 0 and redis.call("HMGET", q.leased, unpack(ids)) or {}
   local records, ends, seen = {}, {}, {}
   for i, id in ipairs(ids) do
     local facet, message = chosen[2 * i - 1], chosen[2 * i]

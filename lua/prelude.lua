@@ -10,9 +10,11 @@ local seq = KEYS[2] -- integer: the last number drawn, for message ids and for l
 local layout = KEYS[3] -- integer: layout of these keys
 
 local MOST_BYTES = 4194304 -- of messages that one call moves; one that is larger is moved alone
--- What a queue counts: its waiting messages, and from its beginning those that were delivered, were
--- served (pulled or leased), were acked, and came back.
-local COUNTS = { "waiting", "delivered", "served", "acked", "came_back" }
+-- The clock of a queue (see choose and arrive), and what it counts: its waiting messages, and from
+-- its beginning those that were delivered, were served (pulled or leased), were acked, and came
+-- back.
+local FIELDS =
+  { "floor", "arrival", "early", "waiting", "delivered", "served", "acked", "came_back" }
 
 local now = tonumber(ARGV[1]) -- ms since 1970; 0: by the clock of Redis
 if now == 0 then
@@ -21,11 +23,11 @@ if now == 0 then
 end
 
 -- Opens queue i of the call: reads its clock, and meets a key of a wrong type before anything is
--- written.
+-- written. (Whoever writes timers, leased and held reads them before.)
 local function open(i)
   local before = 3 + (i - 1) * 11
   local q = {
-    clock = KEYS[before + 1], -- hash: floor, arrival, early (see choose and arrive); COUNTS; closed
+    clock = KEYS[before + 1], -- hash: FIELDS; "closed" by destroy
     ready = KEYS[before + 2], -- zset: facet -> its turn; only facets that can be served now
     parked = KEYS[before + 3], -- zset: paused facet with messages -> the turn it left with, or 0
     idle = KEYS[before + 4], -- zset: facet in debt, with none waiting -> the turn it left with
@@ -46,91 +48,82 @@ local function open(i)
     stuck = {}, -- time and id, in turn, of what is due and cannot go back: it must block nobody
     loads = {}, -- facet -> how many more of its messages are leased
   }
-  local clock = redis.call("HMGET", q.clock, "floor", "arrival", "early", "closed", unpack(COUNTS))
-  q.floor, q.arrival, q.early =
-    tonumber(clock[1]) or 0, tonumber(clock[2]) or 0, tonumber(clock[3]) or 0
-  q.closed = clock[4] -- by destroy
-  q.counted = {}
-  for n, count in ipairs(COUNTS) do
-    q[count] = tonumber(clock[4 + n]) or 0
-    q.counted[count] = q[count]
+  local clock = redis.call("HMGET", q.clock, "closed", unpack(FIELDS))
+  q.closed, q.before = clock[1], {}
+  for n, field in ipairs(FIELDS) do
+    local value = tonumber(clock[n + 1]) or 0
+    q[field], q.before[n] = value, value
   end
   q.facets = redis.call("ZCARD", q.ready)
-  q.aside = redis.call("ZCARD", q.parked)
   q.debtors = redis.call("ZCARD", q.idle)
-  q.leases = redis.call("HLEN", q.leased)
   q.weighted = redis.call("HLEN", q.weights) > 0
+  q.marked = redis.call("ZCARD", q.wake) > 0
   q.pausing = redis.call("SCARD", q.pauses) > 0
   q.paused = q.pausing and redis.call("SISMEMBER", q.pauses, "") == 1
-  q.marked = redis.call("ZCARD", q.wake) > 0
-  redis.call("ZCARD", q.timers)
-  redis.call("HLEN", q.held)
+  q.aside = q.pausing and redis.call("ZCARD", q.parked) or 0
   return q
 end
 
 -- Returns the error that there is no such queue, if there is none.
 local function missing(q, name)
-  if
-    q.closed or q.facets + q.aside + q.leases == 0 and redis.call("HEXISTS", routes, name) == 0
-  then
+  local holds = q.facets + q.aside > 0 or redis.call("HLEN", q.leased) > 0
+  if q.closed or not holds and redis.call("HEXISTS", routes, name) == 0 then
     return redis.error_reply("NOQUEUE there is no queue " .. name)
   end
 end
 
 -- Writes what was gathered. A queue with nothing waiting starts its clock anew.
 local function close(q)
+  local function write(command, key, list)
+    if #list > 0 then
+      redis.call(command, key, unpack(list))
+      return {}
+    end
+    return list
+  end
   for facet, messages in pairs(q.returned) do
-    redis.call("LPUSH", q.list .. facet, unpack(messages))
+    write("LPUSH", q.list .. facet, messages)
   end
-  for _, step in ipairs({
-    { "ZADD", q.ready, q.entering },
-    { "ZADD", q.parked, q.parking },
-    { "ZREM", q.idle, q.leaving },
-    { "ZREM", q.parked, q.resuming },
-    { "ZADD", q.timers, q.stuck },
-    { "ZREM", q.timers, q.gone },
-    { "HDEL", q.leased, q.gone },
-  }) do
-    if #step[3] > 0 then
-      redis.call(step[1], step[2], unpack(step[3]))
+  q.entering = write("ZADD", q.ready, q.entering)
+  q.parking = write("ZADD", q.parked, q.parking)
+  q.leaving = write("ZREM", q.idle, q.leaving)
+  q.resuming = write("ZREM", q.parked, q.resuming)
+  q.stuck = write("ZADD", q.timers, q.stuck)
+  write("ZREM", q.timers, q.gone)
+  q.gone = write("HDEL", q.leased, q.gone)
+  if next(q.loads) then
+    local facets, set, unset = {}, {}, {}
+    for facet in pairs(q.loads) do
+      facets[#facets + 1] = facet
     end
-  end
-  local facets, set, unset = {}, {}, {}
-  for facet in pairs(q.loads) do
-    facets[#facets + 1] = facet
-  end
-  local loads = #facets > 0 and redis.call("HMGET", q.held, unpack(facets))
-  for i, facet in ipairs(facets) do
-    local load = (tonumber(loads[i]) or 0) + q.loads[facet]
-    if load > 0 then
-      set[#set + 1], set[#set + 2] = facet, load
-    else
-      unset[#unset + 1] = facet
+    for i, before in ipairs(redis.call("HMGET", q.held, unpack(facets))) do
+      local facet = facets[i]
+      local load = (tonumber(before) or 0) + q.loads[facet]
+      if load > 0 then
+        set[#set + 1], set[#set + 2] = facet, load
+      else
+        unset[#unset + 1] = facet
+      end
     end
+    write("HSET", q.held, set)
+    write("HDEL", q.held, unset)
   end
-  if #set > 0 then
-    redis.call("HSET", q.held, unpack(set))
-  end
-  if #unset > 0 then
-    redis.call("HDEL", q.held, unpack(unset))
-  end
-  local fields = {}
-  if q.moved and q.facets + q.aside > 0 then
-    fields = { "floor", q.floor, "arrival", q.arrival, "early", q.early }
-  elseif q.moved then
+  q.returned, q.loads = {}, {}
+  if q.moved and q.facets + q.aside == 0 then
     redis.call("UNLINK", q.idle)
-    redis.call("HDEL", q.clock, "floor", "arrival", "early", "waiting")
-    q.waiting, q.counted.waiting = 0, 0
-  end
-  for _, count in ipairs(COUNTS) do
-    if q[count] ~= q.counted[count] then
-      fields[#fields + 1], fields[#fields + 2] = count, q[count]
-      q.counted[count] = q[count]
+    redis.call("HDEL", q.clock, unpack(FIELDS, 1, 4))
+    for n = 1, 4 do
+      q[FIELDS[n]], q.before[n] = 0, 0
     end
   end
-  if #fields > 0 then
-    redis.call("HSET", q.clock, unpack(fields))
+  local changed = {}
+  for n, field in ipairs(FIELDS) do
+    local value = q[field]
+    if value ~= q.before[n] then
+      changed[#changed + 1], changed[#changed + 2], q.before[n] = field, value, value
+    end
   end
+  write("HSET", q.clock, changed)
   local servable = q.facets > 0 and not q.paused
   if q.moved and servable ~= q.marked then
     if servable then
@@ -140,8 +133,6 @@ local function close(q)
     end
     q.marked = servable
   end
-  q.entering, q.parking, q.leaving, q.resuming = {}, {}, {}, {}
-  q.returned, q.gone, q.stuck, q.loads = {}, {}, {}, {}
 end
 
 -- Gives a turn to a facet that gets something to serve. Newcomers go to the end of the round, but
@@ -180,19 +171,20 @@ local function arrive(q, facet)
   q.facets = q.facets + 1
 end
 
--- Reads what is leased. Returns its facet, its attempts, and where the rest of the message begins;
--- or nil when it is not fairlane's.
+-- Reads what is leased. Returns its facet, and where the message begins; or nil when it is not
+-- fairlane's.
 local function parse(record)
   local bytes, from = record:match("^%d+ (%d+) ()")
   if from then
-    return record:sub(from, from + bytes - 1), record:match("^%d+ (%d+)()", from + bytes)
+    return record:sub(from, from + bytes - 1), from + bytes
   end
 end
 
 -- Gives a leased message back to the front of its facet: the one way back for all that is leased.
 -- Returns nil, or the error that says why its list cannot take it; it stays leased then.
 local function release(q, id, record, counted)
-  local facet, attempts, rest = parse(record)
+  local facet, from = parse(record)
+  local attempts, rest = (from and record or ""):match("^%d+ (%d+)()", from)
   if not attempts then
     return redis.error_reply("RECORD what is leased as " .. id .. " is not fairlane's")
   end
@@ -218,6 +210,10 @@ end
 -- close() does. Returns whether more may be due.
 local function due(q, most)
   local ids = redis.call("ZRANGE", q.timers, "-inf", now, "BYSCORE", "LIMIT", 0, most)
+  if #ids == 0 then
+    return false
+  end
+  redis.call("HLEN", q.held)
   table.sort(ids, function(a, b)
     return (tonumber(a) or 0) < (tonumber(b) or 0)
   end)
@@ -245,7 +241,12 @@ end
 local function settle(first, act)
   local queues, reply, bytes = {}, {}, 0
   for i = first, #ARGV, 3 do
-    queues[ARGV[i]] = queues[ARGV[i]] or open(ARGV[i])
+    local q = queues[ARGV[i]] or open(ARGV[i])
+    if not queues[ARGV[i]] then
+      redis.call("ZCARD", q.timers)
+      redis.call("HLEN", q.held)
+      queues[ARGV[i]] = q
+    end
   end
   local i = #ARGV - 2
   -- The last first: what goes back to the front shall be in the order of the call.
@@ -374,7 +375,9 @@ local function take(name, most, bytes, keep)
     return missing(q, name)
   end
   local more = due(q, 400 - most) -- The more it takes, the less it gives back.
-  close(q)
+  if #q.gone + #q.stuck > 0 then
+    close(q)
+  end
   local chosen, seen, ended = {}, {}, 0
   if not q.paused then
     chosen, seen, ended = choose(q, most, bytes)

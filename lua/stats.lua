@@ -14,4 +14,5 @@ end
 local debtors = redis.call("ZCOUNT", q.idle, "(" .. string.format("%.17g", q.floor), "+inf")
 local paused = q.paused and 1 or 0
 local had = { q.delivered, q.served, q.acked, q.came_back }
-return { q.waiting, q.leases, q.facets, q.aside, debtors, paused, unpack(had) }
+local leased = redis.call("HLEN", q.leased)
+return { q.waiting, leased, q.facets, q.aside, debtors, paused, unpack(had) }

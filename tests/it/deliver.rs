@@ -245,7 +245,8 @@ async fn a_message_with_a_wrong_key_in_its_way_reaches_none_of_its_queues() {
     for queue in ["a", "b", "c"] {
         space.broker.register_queue(queue, ".").await.unwrap();
     }
-    for key in ["f:acme", "ready", "idle", "clock", "timers", "leased", "weights"] {
+    space.broker.queue("b").facet("other").pause().await.unwrap(); // So that it reads parked, too.
+    for key in ["f:acme", "ready", "idle", "clock", "weights", "parked", "wake"] {
         run::<()>(&["SET", &space.of("b", key), "in the way"]).await;
         let before = space.keys().await;
         let refused = space.broker.deliver(&message("acme", "t", 1)).await;
@@ -253,6 +254,7 @@ async fn a_message_with_a_wrong_key_in_its_way_reaches_none_of_its_queues() {
         assert_eq!(space.keys().await, before, "{key}: something was written");
         run::<()>(&["DEL", &space.of("b", key)]).await;
     }
+    space.broker.queue("b").facet("other").resume().await.unwrap();
     space.end().await;
 }
 

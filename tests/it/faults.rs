@@ -346,7 +346,11 @@ async fn a_full_redis_refuses_deliveries_loses_nothing_and_can_be_drained() {
 #[tokio::test]
 async fn a_key_of_a_wrong_type_is_an_error_of_its_own_and_costs_no_message() {
     let (space, queue) = Space::with_queue().await;
-    for key in ["clock", "ready", "idle", "timers", "leased", "weights"] {
+    queue.facet("paused").pause().await.unwrap();
+    let keys = [
+        "clock", "ready", "idle", "weights", "pauses", "wake", "parked", "timers", "leased", "held",
+    ];
+    for key in keys {
         deliver(&space.broker, "a", 3).await;
         deliver(&space.broker, "b", 1).await;
         let held = Token::from(queue.lease().lasting(SECOND).await.unwrap().unwrap());
@@ -357,24 +361,60 @@ async fn a_key_of_a_wrong_type_is_an_error_of_its_own_and_costs_no_message() {
             run::<()>(&["RENAME", &real, &away]).await;
         }
         run::<()>(&["SET", &real, "in the way"]).await;
-        let before = space.keys().await;
-        let wrong =
-            |error: Error| assert!(matches!(error, Error::WrongType(_)), "{key}: {error:?}");
-        wrong(queue.pull().await.err().unwrap());
-        wrong(queue.lease().await.err().unwrap());
-        wrong(space.broker.ack(&held).await.err().unwrap());
-        wrong(space.broker.nack(&held).await.err().unwrap());
-        wrong(space.broker.extend(&held, SECOND).await.err().unwrap());
-        wrong(space.broker.deliver(&message("a", "t", 7)).await.err().unwrap());
-        wrong(queue.facet("a").set_weight(2.0).await.err().unwrap());
-        assert_eq!(space.keys().await, before, "{key}");
+        let dump = async || {
+            let mut all = std::collections::BTreeMap::new();
+            for key in space.keys().await {
+                let value = run::<Vec<u8>>(&["DUMP", &space.key(&key)]).await;
+                all.insert(key, value);
+            }
+            all
+        };
+        let before = dump().await;
+        // What a verb does not need does not stop it; what it needs stops it before it writes.
+        let mut met = Vec::new();
+        macro_rules! meets {
+            ($($verb:ident: $call:expr),*) => {$(
+                match $call.await.err() {
+                    Some(error) => {
+                        assert!(matches!(error, Error::WrongType(_)), "{key}: {error:?}");
+                        assert_eq!(dump().await, before, "{key}: {}", stringify!($verb));
+                        met.push(stringify!($verb));
+                    }
+                    None => panic!("{key}: {} did not meet it", stringify!($verb)),
+                }
+            )*};
+        }
+        meets! {
+            lease: queue.lease(),
+            ack: space.broker.ack(&held),
+            nack: space.broker.nack(&held),
+            extend: space.broker.extend(&held, SECOND)
+        }
+        let mut left = 4;
+        if ["timers", "leased", "held"].contains(&key) {
+            if key == "timers" {
+                meets!(pull: queue.pull());
+            }
+            space.broker.deliver(&message("b", "t", 7)).await.unwrap();
+            left += 1;
+        } else {
+            meets! {
+                pull: queue.pull(),
+                deliver: space.broker.deliver(&message("a", "t", 7)),
+                set_weight: queue.facet("a").set_weight(2.0),
+                pause: queue.facet("a").pause(),
+                peek: queue.peek(9),
+                stats: queue.stats()
+            }
+        }
         run::<()>(&["DEL", &real]).await;
         if there {
             run::<()>(&["RENAME", &away, &real]).await;
         }
         space.clock.advance(SECOND);
-        assert_eq!(queue.pull_many(9).await.unwrap().len(), 4, "{key}");
+        assert_eq!(queue.pull_many(9).await.unwrap().len(), left, "{key}: {met:?}");
     }
+    queue.facet("paused").resume().await.unwrap();
     for key in ["routes", "seq"] {
         let (real, away) = (space.key(key), space.key("away"));
         run::<()>(&["RENAME", &real, &away]).await;

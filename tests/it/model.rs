@@ -1086,7 +1086,7 @@ mod sees {
         a_pause_that_holds_nothing_back: "deliver" "q.pausing and" => "false and";
         a_resumed_facet_that_forgets_its_turn: "configure" "left and left > q.floor" => "false";
         a_queue_that_is_served_while_it_is_paused: "lease" "if not q.paused then" => "if true then";
-        a_peek_that_does_not_see_what_is_due: "peek" "due(q, 400 - most)" => "";
+        a_peek_that_does_not_see_what_is_due: "peek" "due(q, 400 - most)\nlocal" => "local";
         a_marker_that_is_not_set_again: "lease" "redis.call(\"ZADD\", q.wake, 0, \"marker\")" => "";
         a_destroyed_queue_that_keeps_its_weights: "destroy" "q.weights, " => "";
         a_lease_that_never_ends: "pull" "\"BYSCORE\", \"LIMIT\", 0, most" => "\"BYSCORE\", \"LIMIT\", 0, 0";
