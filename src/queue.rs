@@ -75,11 +75,9 @@ impl<T: Send + 'static> Queue<T> {
     /// ```no_run
     /// # async fn handle(_: &serde_json::Value) -> Result<(), std::io::Error> { Ok(()) }
     /// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {
-    /// loop {
-    ///     let Some(delivery) = queue.lease().await? else {
-    ///         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    ///         continue;
-    ///     };
+    /// let mut deliveries = queue.lease().into_stream();
+    /// while let Some(delivery) = deliveries.next().await {
+    ///     let delivery = delivery?;
     ///     let handled = match delivery.message() {
     ///         Ok(message) => handle(message).await.map_err(|error| error.to_string()),
     ///         Err(undecodable) => Err(undecodable.to_string()),

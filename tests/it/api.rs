@@ -3,7 +3,8 @@
 
 use std::{future::IntoFuture, time::Duration};
 
-use fairlane::{Broker, Delivery, Message, Receipt, Token};
+use fairlane::{Broker, Cursor, Delivery, FacetStats, Heard, Message, Receipt, Stats, Token};
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -48,10 +49,10 @@ async fn all(namespace: String) -> Result<(), Any> {
     }
 
     let _: Option<Event> = queue.pull().await?;
-    for event in queue.pull_many(2).await? {
+    for event in queue.pull_many(2).wait(SECOND).await? {
         let _: Event = event?;
     }
-    if let Some(delivery) = queue.lease().lasting(60 * SECOND).await? {
+    if let Some(delivery) = queue.lease().wait(SECOND).lasting(60 * SECOND).await? {
         let _: &Event = delivery.message()?;
         tokio::select! { biased; extended = delivery.extend(SECOND) => extended?, () = tokio::time::sleep(SECOND) => {} }
         let _in_time =
@@ -65,6 +66,38 @@ async fn all(namespace: String) -> Result<(), Any> {
         broker.extend(&token, SECOND).await?;
         broker.nack(&token).await?;
     }
+    broker.register_queue("bulk", "^bulk:").await?;
+    let _ = broker.in_order(["google", "bulk"]).lease().wait(SECOND).await?;
+    let _: Option<(String, Event)> =
+        broker.by_weight([("google", 10.0), ("bulk", 1.0)]).pull().await?;
+    tokio::select! { biased; leased = queue.lease().wait(SECOND) => drop(leased?), _ = tokio::signal::ctrl_c() => {} }
+
+    let mut pages = broker.listen("page:*google*").await?;
+    broker.deliver(&event).await?;
+    let mut stream = queue.lease().lasting(SECOND).into_stream();
+    if let Some(delivery) = StreamExt::next(&mut stream).await {
+        delivery?.ack().await?;
+    }
+    if let Some(delivery) = stream.next().await {
+        delivery?.ack().await?;
+    }
+    let waiting = tokio::spawn(async move { stream.next().await });
+    if let Some(heard) = StreamExt::next(&mut pages).await {
+        match heard {
+            Ok(Heard { topic, message, .. }) => {
+                assert_eq!((topic.as_str(), &*message.name), ("page:google", "google"))
+            }
+            Err(missed) => return Err(missed.into()),
+        }
+    }
+    waiting.abort();
+    queue.facet("acme").pause().await?;
+    queue.facet("acme").resume().await?;
+    let _: (usize, Stats, FacetStats) =
+        (queue.peek(9).await?.len(), queue.stats().await?, queue.facet("acme").stats().await?);
+    let _: (Vec<FacetStats>, Option<Cursor>) = queue.facets(Cursor::default()).await?;
+    broker.queue("bulk").destroy().await?;
+
     let spawned = tokio::spawn(queue.lease().into_future()).await??;
     if let Some(delivery) = spawned {
         broker.ack(&delivery.into()).await?;
