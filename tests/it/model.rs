@@ -1,5 +1,5 @@
 //! Random operations, on a real server and on a small model of the design, step by step: what comes
-//! back, what is stored, and what is promised must be the same.
+//! back, what is heard, what is stored, and what is promised must be the same.
 //!
 //! The model is plain Rust over maps. It serves one message at a time, so that batches are checked
 //! against singles, and it keeps account of the two bounds of fairness at every service.
@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlane::{Broker, Cursor, Delivery, Error, FacetState, FacetStats, Stats, Token};
+use fairlane::{Broker, Cursor, Delivery, Error, FacetState, FacetStats, Listener, Stats, Token};
+use futures_util::FutureExt;
 use proptest::{
     prelude::*,
     strategy::ValueTree,
@@ -49,6 +50,12 @@ enum Step {
     },
     Lease {
         queue: usize,
+        most: usize,
+        length: u64,
+    },
+    /// From the first queue that has something.
+    LeaseInOrder {
+        reversed: bool,
         most: usize,
         length: u64,
     },
@@ -477,6 +484,17 @@ impl Model {
                 Outcome::Taken(taken.into_iter().map(served).collect())
             }
             Step::Lease { queue, most, length } => self.lease(*queue, *most, *length),
+            Step::LeaseInOrder { reversed, most, length } => {
+                let mut outcome = Outcome::Taken(Vec::new());
+                for queue in if *reversed { [1, 0] } else { [0, 1] } {
+                    match self.lease(queue, *most, *length) {
+                        Outcome::Taken(taken) if taken.is_empty() => {}
+                        Outcome::NoSuchQueue => outcome = Outcome::NoSuchQueue,
+                        taken => return taken,
+                    }
+                }
+                outcome
+            }
             Step::Wait { queue: place, messages, length } => {
                 let queue = &self.queues[*place];
                 let due = queue.leased.values().any(|leased| leased.ends <= self.now);
@@ -635,6 +653,8 @@ impl ReferenceStateMachine for Model {
             6 => (0..2usize, messages()).prop_map(|(broker, messages)| Step::Deliver { broker, messages }),
             4 => (queue(), most()).prop_map(|(queue, most)| Step::Pull { queue, most }),
             5 => (queue(), most(), length()).prop_map(|(queue, most, length)| Step::Lease { queue, most, length }),
+            2 => (prop::bool::ANY, most(), length())
+                .prop_map(|(reversed, most, length)| Step::LeaseInOrder { reversed, most, length }),
             3 => prop::collection::vec(0..12usize, 1..5).prop_map(|tokens| Step::Ack { tokens }),
             3 => (0..8usize).prop_map(|token| Step::Nack { token }),
             2 => (0..8usize, length()).prop_map(|(token, length)| Step::Extend { token, length }),
@@ -674,6 +694,8 @@ struct Real<B> {
     space: Space,
     /// Two clients, each with routes of its own.
     brokers: [Broker; 2],
+    /// On all topics, and on one.
+    listeners: [Listener; 2],
     tokens: Vec<Token>,
     _breach: std::marker::PhantomData<B>,
 }
@@ -687,7 +709,9 @@ impl<B: Breach> Real<B> {
         let space = Space::with(|builder| builder.script(B::SCRIPT, change)).await;
         space.broker.register_queue(QUEUES[0], PATTERNS[0]).await.unwrap();
         let brokers = [space.broker.clone(), space.another().await];
-        Self { space, brokers, tokens: Vec::new(), _breach: std::marker::PhantomData }
+        let listener = async |glob: &str| brokers[1].listen(glob).await.unwrap();
+        let listeners = [listener("*").await, listener(TOPICS[0]).await];
+        Self { space, brokers, listeners, tokens: Vec::new(), _breach: std::marker::PhantomData }
     }
 
     async fn step(&mut self, model: &Model, step: &Step) {
@@ -704,6 +728,7 @@ impl<B: Breach> Real<B> {
             Step::Deliver { broker, messages } => {
                 let Outcome::Delivered { first, .. } = model.outcome else { unreachable!() };
                 let queues = deliver(&self.brokers[*broker], first, messages).await;
+                hear(&mut self.listeners, first, messages).await;
                 Outcome::Delivered { first, queues }
             }
             Step::Pull { queue, most } => match broker.queue(QUEUES[*queue]).pull_many(*most).await
@@ -719,6 +744,15 @@ impl<B: Breach> Real<B> {
                 let leased = lease.lasting(Duration::from_millis(*length)).await;
                 self.leased(leased)
             }
+            Step::LeaseInOrder { reversed, most, length } => {
+                let mut names = QUEUES;
+                if *reversed {
+                    names.reverse();
+                }
+                let lease = broker.in_order(names).lease_many(*most);
+                let leased = lease.lasting(Duration::from_millis(*length)).await;
+                self.leased(leased)
+            }
             Step::Wait { queue, messages, length } => {
                 let lease = broker.queue(QUEUES[*queue]).lease_many(1);
                 let lease = lease.lasting(Duration::from_millis(*length));
@@ -728,6 +762,7 @@ impl<B: Breach> Real<B> {
                         tokio::spawn(lease.wait(Duration::from_millis(longest)).into_future());
                     tokio::time::sleep(Duration::from_millis(first % 3)).await;
                     let queues = deliver(&self.brokers[1], *first, messages).await;
+                    hear(&mut self.listeners, *first, messages).await;
                     let Outcome::Taken(taken) = self.leased(waiting.await.unwrap()) else {
                         unreachable!()
                     };
@@ -987,6 +1022,20 @@ async fn deliver(
     receipts.iter().map(|receipt| names(&receipt.queues)).collect()
 }
 
+/// Checks that each listener hears what matches its glob, in order, and nothing else.
+async fn hear(listeners: &mut [Listener; 2], first: u64, messages: &[(usize, usize)]) {
+    for (listener, all) in listeners.iter_mut().zip([true, false]) {
+        for (n, (_, topic)) in (first..).zip(messages).filter(|(_, (_, topic))| all || *topic == 0)
+        {
+            let heard = tokio::time::timeout(Duration::from_secs(2), listener.next()).await;
+            let heard = heard.ok().map(|heard| heard.unwrap().unwrap());
+            let heard = heard.map(|heard| (heard.topic, heard.message["n"].clone()));
+            assert_eq!(heard, Some((TOPICS[*topic].to_owned(), n.into())));
+        }
+        assert!(listener.next().now_or_never().is_none(), "more was heard than was delivered");
+    }
+}
+
 fn counted(stats: &Stats) -> Counts {
     let facets = [stats.facets_ready, stats.facets_parked, stats.facets_in_debt];
     let totals = [stats.delivered, stats.served, stats.acked, stats.came_back];
@@ -1083,6 +1132,7 @@ mod sees {
         a_debt_that_leaving_pays: "deliver" "left and left > q.floor" => "false";
         a_newcomer_that_is_always_next: "deliver" "q.early >= 1" => "true";
         a_batch_that_leaves_one_message_in_its_list: "pull" "f.taken, -1)" => "f.taken - 1, -1)";
+        a_message_that_listeners_do_not_hear: "deliver" "channel .. ARGV[i + 1]" => "ARGV[i + 1]";
         a_pause_that_holds_nothing_back: "deliver" "q.pausing and" => "false and";
         a_resumed_facet_that_forgets_its_turn: "configure" "left and left > q.floor" => "false";
         a_queue_that_is_served_while_it_is_paused: "lease" "if not q.paused then" => "if true then";
