@@ -78,7 +78,11 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
     loop {
         let turn = match timeout_at(until, first_turn(core, &mut lines)).await {
             Ok(turn) => turn?,
-            Err(_) => break,
+            // It ends while Redis is away: a last call says so.
+            Err(_) => match lines.iter().find(|(line, _)| line.is_away()) {
+                Some((line, _)) => return Ok(ask(core, &line.queue, order).await?.0),
+                None => break,
+            },
         };
         match ask(core, turn.queue(), order).await {
             Ok((served, next)) => {

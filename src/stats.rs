@@ -16,7 +16,9 @@ use crate::{
 
 /// The most messages that a peek shows.
 const MOST_PEEKED: usize = 250;
-/// The most bytes of messages that it reads; one that is larger is shown alone.
+/// The most facets that one script looks at: a page has more where Redis keeps them in one piece.
+const MOST_FACETS: usize = 100;
+/// The most bytes of messages that a peek reads; one that is larger is shown alone.
 const MOST_BYTES: usize = 4 << 20;
 
 /// What a queue has now, and what it had since its beginning, in messages; made by
@@ -190,7 +192,8 @@ pub(crate) async fn facets(
     let names: Vec<Vec<u8>> = values.map(read).collect::<Result<_>>()?;
     let mut page: Vec<FacetStats> = Vec::with_capacity(names.len());
     while page.len() < names.len() {
-        page.extend(facet_stats(core, queue, &names[page.len()..]).await?);
+        let left = &names[page.len()..];
+        page.extend(facet_stats(core, queue, &left[..left.len().min(MOST_FACETS)]).await?);
     }
     Ok((page, (set > 0).then_some(Cursor { set, at })))
 }

@@ -1,33 +1,32 @@
 //! Waiting without polling: who finds nothing waits for the marker of the queue.
 //!
-//! Those of one broker that wait on one queue stand in a line. The first of them blocks for all, on
-//! a connection that only waits (a blocked BZPOPMIN cannot be shared with calls). When the marker
-//! comes, when something is due, or after a window, it asks: it takes from the queue as one that
-//! does not wait would. The answer says whether more is left; then the next in line asks at once,
-//! otherwise it blocks. So one delivery wakes one of them, and a chain of them follows where there
-//! is more.
+//! Those of one broker that wait on one queue stand in a line. A task blocks for all of them, on a
+//! connection that only waits (a blocked BZPOPMIN cannot be shared with calls). When the marker
+//! comes, when something is due, or after a window, it gives the turn to the first in line, who
+//! asks: takes from the queue as one that does not wait would. The answer says whether more is
+//! left; then the next in line has the turn, otherwise the task blocks again. So one delivery wakes
+//! one of them, and a chain of them follows where there is more.
 //!
-//! A wake-up is never lost by one who gives up: the next in line asks, and when there is none, the
-//! marker is set again for the workers of other processes. A process that dies with the marker in
-//! its hand costs the others a window.
+//! A wake-up is not lost with one who gives up, or is not polled any more: the next in line has the
+//! turn, and when there is none, the marker is set again for the workers of other processes. A
+//! process that dies with the marker in its hand costs the others a window.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use futures_core::future::BoxFuture;
 use redis::{RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
-    runtime::Handle,
-    sync::OwnedMutexGuard,
+    sync::{Notify, oneshot},
     task::AbortHandle,
     time::{Instant, timeout, timeout_at},
 };
 use tracing::debug;
 
 use crate::{
+    Error,
     connection::Repeat,
     core::Core,
     error::{Result, refused},
@@ -36,10 +35,15 @@ use crate::{
     take::Next,
 };
 
-/// How long the first in line blocks before it asks.
+/// How long the task blocks before somebody asks.
 const WINDOW: Duration = Duration::from_secs(5);
 /// How long a line that nobody stands in is kept, with its connection.
 const KEPT: Duration = Duration::from_secs(60);
+/// How long one who has the turn may take to notice, before the next has it too: what is not polled
+/// must hold up nobody.
+const TO_NOTICE: Duration = Duration::from_millis(50);
+/// How long one may take to ask, before the next has the turn too.
+const TO_ASK: Duration = Duration::from_secs(1);
 
 /// The lines of a broker, one for each queue that is waited on.
 #[derive(Default)]
@@ -48,8 +52,14 @@ pub(crate) struct Lines(Mutex<HashMap<Arc<str>, Arc<Line>>>);
 impl Lines {
     pub(crate) fn of(&self, queue: &Arc<str>) -> Arc<Line> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.retain(|name, line| name == queue || !line.state().forgotten());
         lines.entry(queue.clone()).or_insert_with(|| Arc::new(Line::new(queue.clone()))).clone()
+    }
+
+    fn forget(&self, line: &Arc<Line>) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.get(&line.queue).is_some_and(|other| Arc::ptr_eq(other, line)) {
+            lines.remove(&line.queue);
+        }
     }
 }
 
@@ -66,55 +76,47 @@ impl Drop for Lines {
 
 /// Those that wait on one queue.
 pub(crate) struct Line {
-    queue: Arc<str>,
-    /// Held by the first in line; the others wait for it in their order.
-    first: Arc<tokio::sync::Mutex<First>>,
+    pub(crate) queue: Arc<str>,
     state: Mutex<State>,
+    /// That the task has something to see in the state.
+    changed: Notify,
 }
 
-/// What the first in line hands to the next.
 #[derive(Default)]
-struct First {
-    /// Whether the last one that asked found that nothing is left: then the next may block without
-    /// asking.
-    empty: bool,
-    /// When something is due.
-    due: Option<Instant>,
-    /// The block under way. Who is first drives it; when nobody is left, a task.
-    block: Option<BoxFuture<'static, Result<()>>>,
-}
-
 struct State {
-    /// How many stand in line.
-    waiting: usize,
-    /// That the marker was taken, and nobody has asked since.
-    woken: bool,
-    /// Whether a block is under way.
+    /// Who stands in line, in the order in which they came.
+    waiting: BTreeMap<u64, oneshot::Sender<Result<Turn>>>,
+    /// The last number that was given to one who came.
+    last: u64,
+    /// The number of the last turn, and what has become of it.
+    turn: (u64, Became),
+    /// What one who came heard just before, when nobody was there.
+    asked: Option<Next>,
+    /// Whether the task has nothing to do, since nobody is there.
+    idle: bool,
+    /// Whether the task blocks.
     blocked: bool,
-    /// The task that drives it when nobody is left.
+    /// Whether Redis is away while it does.
+    away: bool,
+    /// The task, while it runs.
     task: Option<AbortHandle>,
-    /// The connection that waits, while no block has it.
-    connection: Option<MultiplexedConnection>,
-    used: Instant,
 }
 
-impl State {
-    fn forgotten(&self) -> bool {
-        self.waiting == 0 && !self.blocked && self.used.elapsed() > KEPT
-    }
+/// What has become of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Became {
+    #[default]
+    Given,
+    Noticed,
+    /// One has asked, and heard when there is something.
+    Over(Next),
+    /// One had no use for it.
+    Back,
 }
 
 impl Line {
     fn new(queue: Arc<str>) -> Self {
-        let state = State {
-            waiting: 0,
-            woken: false,
-            blocked: false,
-            task: None,
-            connection: None,
-            used: Instant::now(),
-        };
-        Self { queue, first: Arc::default(), state: Mutex::new(state) }
+        Self { queue, state: Mutex::default(), changed: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,7 +125,13 @@ impl Line {
 
     /// Whether it is known that nothing can be served, so that one who comes need not ask.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.state().blocked
+        let state = self.state();
+        state.blocked && !state.away
+    }
+
+    /// Whether the connection that waits is lost, and Redis was not reached since.
+    pub(crate) fn is_away(&self) -> bool {
+        self.state().away
     }
 
     /// Stands in line until it is time to ask. `asked` is what this one heard just before.
@@ -134,63 +142,214 @@ impl Line {
         core: &Arc<Core>,
         asked: Option<Next>,
     ) -> Result<Turn> {
-        let place = Place::take(&self, core);
-        let mut first = match self.first.clone().try_lock_owned() {
-            Ok(mut first) => {
-                if let Some(next) = asked {
-                    first.heard(next);
-                }
-                first
+        loop {
+            let (place, turn) = self.join(core, asked);
+            // Where it was dropped instead, the runtime of the task has ended: a new one is begun.
+            if let Ok(turn) = turn.await {
+                drop(place);
+                let turn = turn?;
+                turn.becomes(Became::Noticed);
+                return Ok(turn);
             }
-            Err(_) => self.first.clone().lock_owned().await,
-        };
-        if first.empty {
-            let due = first.due;
-            let ended = first.block.get_or_insert_with(|| self.block(core, due)).await;
-            first.block = None;
-            first.empty = false;
-            ended?;
         }
-        Ok(Turn { first, place })
     }
 
-    /// Begins to block, until there may be something to serve.
-    fn block(
+    fn join(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        due: Option<Instant>,
-    ) -> BoxFuture<'static, Result<()>> {
-        let until = Instant::now() + WINDOW;
-        let until = due.map_or(until, |due| due.min(until));
-        let (link, limit) = (core.connection.link.clone(), core.connection.deadline);
-        let key = core.keys.wake(&self.queue);
+        asked: Option<Next>,
+    ) -> (Place, oneshot::Receiver<Result<Turn>>) {
+        let (give, turn) = oneshot::channel();
         let mut state = self.state();
-        let blocked = Blocked {
-            line: Arc::downgrade(self),
-            core: Arc::downgrade(core),
-            woken: false,
-            connection: None,
-        };
-        let connection = state.connection.take();
-        state.blocked = true;
-        Box::pin(async move {
-            let (woken, connection) = marker(&link, connection, &key, until, limit).await?;
-            blocked.end(woken, connection);
-            Ok(())
-        })
+        state.last += 1;
+        let number = state.last;
+        if state.idle || state.task.is_none() {
+            state.asked = asked;
+        }
+        state.waiting.insert(number, give);
+        if state.task.is_none() {
+            let task = Running { line: self.clone(), core: Arc::downgrade(core), woken: false };
+            let (link, limit) = (core.connection.link.clone(), core.connection.deadline);
+            let key = core.keys.wake(&self.queue);
+            state.task = Some(tokio::spawn(task.run(link, limit, key)).abort_handle());
+        }
+        drop(state);
+        self.changed.notify_one();
+        (Place { line: self.clone(), number }, turn)
+    }
+}
+
+/// A place in line.
+struct Place {
+    line: Arc<Line>,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let given = self.line.state().waiting.remove(&self.number);
+        drop(given);
+    }
+}
+
+/// That it is time for one to ask. Dropped before it is over, it goes to the next in line.
+pub(crate) struct Turn {
+    line: Arc<Line>,
+    number: u64,
+}
+
+impl Turn {
+    pub(crate) fn queue(&self) -> &Arc<str> {
+        &self.line.queue
     }
 
-    /// Lets a task drive the block under way, since nobody is left who does.
-    fn leave_to_task(&self) {
-        let (Ok(runtime), Ok(mut first)) = (Handle::try_current(), self.first.try_lock()) else {
+    /// It has asked, and heard when there is something.
+    pub(crate) fn over(self, next: Next) {
+        self.becomes(Became::Over(next));
+    }
+
+    fn becomes(&self, became: Became) {
+        let mut state = self.line.state();
+        let (number, before) = state.turn;
+        // The task may have given the next one, and what is over stays over.
+        if number == self.number && !matches!(before, Became::Over(_)) {
+            state.turn.1 = became;
+            drop(state);
+            self.line.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.becomes(Became::Back);
+    }
+}
+
+/// The task of a line.
+struct Running {
+    line: Arc<Line>,
+    core: Weak<Core>,
+    /// That it took the marker, and nobody has asked since.
+    woken: bool,
+}
+
+impl Drop for Running {
+    /// At its end, and when its runtime ends: those who wait begin another one.
+    fn drop(&mut self) {
+        let mut state = self.line.state();
+        (state.task, state.idle, state.blocked, state.away) = (None, false, false, false);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        drop(waiting);
+    }
+}
+
+impl Running {
+    async fn run(mut self, link: Arc<Link>, limit: Duration, key: String) {
+        let mut connection = None;
+        let mut heard = self.line.state().asked.take();
+        loop {
+            if self.line.state().waiting.is_empty() {
+                self.hand_on().await;
+                if !self.joined().await {
+                    return;
+                }
+                heard = self.line.state().asked.take();
+            }
+            let due = match heard {
+                None | Some(Next::Now) => {
+                    heard = self.give().await;
+                    continue;
+                }
+                Some(Next::In(time)) => time.min(WINDOW),
+                Some(Next::Open) => WINDOW,
+            };
+            heard = None;
+            self.line.state().blocked = true;
+            let until = Instant::now() + due;
+            let away = |away| self.line.state().away = away;
+            let ended = marker(&link, connection.take(), &key, until, limit, away).await;
+            self.line.state().blocked = false;
+            match ended {
+                Ok((woken, good)) => (self.woken, connection) = (woken, good),
+                Err(error) => self.tell(error),
+            }
+        }
+    }
+
+    /// Gives the turn to one after the other, until one has asked. Returns what it heard, or none
+    /// when nobody was left.
+    async fn give(&mut self) -> Option<Next> {
+        loop {
+            let (number, give) = {
+                let mut state = self.line.state();
+                let (_, give) = state.waiting.pop_first()?;
+                state.turn = (state.turn.0 + 1, Became::Given);
+                (state.turn.0, give)
+            };
+            // One who has left meanwhile gives it back.
+            drop(give.send(Ok(Turn { line: self.line.clone(), number })));
+            loop {
+                let became = self.line.state().turn.1;
+                let patience = match became {
+                    Became::Given => TO_NOTICE,
+                    Became::Noticed => TO_ASK,
+                    Became::Back => break,
+                    Became::Over(next) => {
+                        self.woken = false;
+                        return Some(next);
+                    }
+                };
+                let same = async {
+                    while self.line.state().turn.1 == became {
+                        self.line.changed.notified().await;
+                    }
+                };
+                if timeout(patience, same).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Tells the first in line why it cannot wait.
+    fn tell(&self, error: Error) {
+        let first = self.line.state().waiting.pop_first();
+        if let Some((_, give)) = first {
+            let _ = give.send(Err(error)); // The next one asks, and is told in its turn.
+        }
+    }
+
+    /// When nobody is left here for a wake-up, it goes to those that wait elsewhere.
+    async fn hand_on(&mut self) {
+        let Some(core) = self.core.upgrade().filter(|_| std::mem::take(&mut self.woken)) else {
             return;
         };
-        if let Some(block) = first.block.take() {
-            let task = runtime.spawn(block);
-            self.state().task = Some(task.abort_handle());
-            // One that did not come to its end: its runtime has ended. It is time to ask.
-            first.block = Some(Box::pin(async move { task.await.unwrap_or(Ok(())) }));
+        let queue = &*self.line.queue;
+        let command = core.command(&scripts::WAKE, &[queue]);
+        if let Err(error) = core.call(&scripts::WAKE, &command, Repeat::Safe).await {
+            debug!(target: "fairlane", queue, %error, "others find the wake-up within a window");
         }
+    }
+
+    /// Waits until somebody is there, or says that it has ended.
+    async fn joined(&self) -> bool {
+        self.line.state().idle = true;
+        let joined = async {
+            while self.line.state().waiting.is_empty() {
+                self.line.changed.notified().await;
+            }
+        };
+        let _ = timeout(KEPT, joined).await;
+        let mut state = self.line.state();
+        state.idle = false;
+        let ends = state.waiting.is_empty();
+        drop(state);
+        if ends && let Some(core) = self.core.upgrade() {
+            core.lines.forget(&self.line);
+        }
+        !ends
     }
 }
 
@@ -202,21 +361,28 @@ async fn marker(
     key: &str,
     until: Instant,
     limit: Duration,
+    away: impl Fn(bool),
 ) -> Result<(bool, Option<MultiplexedConnection>)> {
     let mut pause = Pause::default();
     let mut connection = kept;
-    let mut away = false;
+    let mut lost = false;
     loop {
         let mut live = match connection.take() {
             Some(live) => live,
             None => match timeout_at(until, link.connect(|_| Ok::<_, RedisError>(()))).await {
                 Err(_) => return Ok((false, None)),
-                Ok(Ok(live)) if away => return Ok((false, Some(live))),
-                Ok(Ok(live)) => live,
+                Ok(Ok(live)) => {
+                    away(false);
+                    if lost {
+                        return Ok((false, Some(live)));
+                    }
+                    live
+                }
                 Ok(Err(error)) => {
                     let cause = link.unreachable(error)?;
                     debug!(target: "fairlane", key, %cause, "waiting for Redis to come back");
-                    away = true;
+                    lost = true;
+                    away(true);
                     if !pause.before(until).await {
                         return Ok((false, None));
                     }
@@ -229,117 +395,23 @@ async fn marker(
         let mut command = redis::cmd("BZPOPMIN");
         command.arg(key).arg(left.as_secs_f64());
         match timeout(left + limit, send(&mut live, &command)).await {
-            Ok(Ok(value)) => return Ok((value != Value::Nil, Some(live))),
+            Ok(Ok(value)) => {
+                away(false);
+                return Ok((value != Value::Nil, Some(live)));
+            }
             Ok(Err(error)) if error.code().is_some() && !steps_down(&error) => {
                 return Err(refused(error));
             }
-            Ok(Err(_)) => away = true,
-            Err(_) => return Ok((false, None)), // A silent link does not break by itself.
+            Ok(Err(_)) => lost = true,
+            // A silent link does not break by itself.
+            Err(_) => {
+                away(true);
+                return Ok((false, None));
+            }
         }
+        away(true);
         if !pause.before(until).await {
             return Ok((false, None));
         }
-    }
-}
-
-/// A block under way. Dropped, at its end or without one, it tells the line.
-struct Blocked {
-    line: Weak<Line>,
-    core: Weak<Core>,
-    /// Whether the marker was taken.
-    woken: bool,
-    /// The connection, if it is still good.
-    connection: Option<MultiplexedConnection>,
-}
-
-impl Blocked {
-    fn end(mut self, woken: bool, connection: Option<MultiplexedConnection>) {
-        (self.woken, self.connection) = (woken, connection);
-    }
-}
-
-impl Drop for Blocked {
-    fn drop(&mut self) {
-        let Some(line) = self.line.upgrade() else { return };
-        let mut state = line.state();
-        state.blocked = false;
-        state.connection = self.connection.take();
-        state.used = Instant::now();
-        state.woken |= self.woken;
-        state.hand_on(&line.queue, &self.core);
-    }
-}
-
-impl State {
-    /// When nobody is left here for a wake-up, it goes to those that wait elsewhere.
-    fn hand_on(&mut self, queue: &Arc<str>, core: &Weak<Core>) {
-        if self.waiting > 0 || !std::mem::take(&mut self.woken) {
-            return;
-        }
-        let Ok(runtime) = Handle::try_current() else { return };
-        let Some(core) = core.upgrade() else { return };
-        let queue = queue.clone();
-        runtime.spawn(async move {
-            let command = core.command(&scripts::WAKE, &[&queue]);
-            if let Err(error) = core.call(&scripts::WAKE, &command, Repeat::Safe).await {
-                let queue = &*queue;
-                debug!(target: "fairlane", queue, %error, "others find the wake-up within a window");
-            }
-        });
-    }
-}
-
-impl First {
-    fn heard(&mut self, next: Next) {
-        self.empty = next != Next::Now;
-        self.due = match next {
-            Next::In(time) => Some(Instant::now() + time),
-            Next::Now | Next::Open => None,
-        };
-    }
-}
-
-/// A place in line.
-struct Place {
-    line: Arc<Line>,
-    core: Weak<Core>,
-}
-
-impl Place {
-    fn take(line: &Arc<Line>, core: &Arc<Core>) -> Self {
-        line.state().waiting += 1;
-        Self { line: line.clone(), core: Arc::downgrade(core) }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.line.state();
-        state.waiting -= 1;
-        state.used = Instant::now();
-        state.hand_on(&self.line.queue, &self.core);
-        if state.waiting == 0 && state.blocked {
-            drop(state);
-            self.line.leave_to_task();
-        }
-    }
-}
-
-/// That it is time for one to ask. Dropped before it is over, it goes to the next in line.
-pub(crate) struct Turn {
-    /// Dropped first, so that the next in line is there when the place is left.
-    first: OwnedMutexGuard<First>,
-    place: Place,
-}
-
-impl Turn {
-    pub(crate) fn queue(&self) -> &Arc<str> {
-        &self.place.line.queue
-    }
-
-    /// It has asked, and heard when there is something.
-    pub(crate) fn over(mut self, next: Next) {
-        self.first.heard(next);
-        self.place.line.state().woken = false;
     }
 }
