@@ -12,6 +12,7 @@ local weight = tonumber(ARGV[4]) -- 0.001 to 1000; "" leaves it as it is
 local paused = ARGV[5] -- 1 for paused, 0 for not; "" leaves it as it is
 
 local q = open(1)
+q.aside = redis.call("ZCARD", q.parked)
 local none = (weight or q.closed) and missing(q, name)
 if none then
   return none
@@ -30,15 +31,20 @@ if weight then
     end
   end
 end
-if paused == "1" and redis.call("SADD", q.pauses, facet) == 1 then
+if paused == "1" then
+  redis.call("SADD", q.pauses, facet)
   local turn = redis.call("ZSCORE", q.ready, facet)
   if turn then
     redis.call("ZADD", q.parked, turn, facet)
     redis.call("ZREM", q.ready, facet)
     q.facets, q.aside = q.facets - 1, q.aside + 1
+    if tonumber(turn) < q.floor then
+      q.early = math.min(q.early + 1, q.facets) -- It gives back its place at the front.
+    end
   end
   q.paused, q.moved = q.paused or facet == "", true
-elseif paused == "0" and redis.call("SREM", q.pauses, facet) == 1 then
+elseif paused == "0" then
+  redis.call("SREM", q.pauses, facet)
   if redis.call("ZSCORE", q.parked, facet) then
     arrive(q, facet)
   end

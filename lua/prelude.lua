@@ -140,12 +140,14 @@ end
 -- it left. One that is paused keeps that for when it is resumed.
 local function arrive(q, facet)
   local left = q.debtors > 0 and tonumber(redis.call("ZSCORE", q.idle, facet))
+  local stays = left and left > q.floor
   if left then
     q.leaving[#q.leaving + 1] = facet
   else
     left = q.aside > 0 and tonumber(redis.call("ZSCORE", q.parked, facet))
     if left then
       q.resuming[#q.resuming + 1], q.aside = facet, q.aside - 1
+      stays = left >= q.floor -- At the floor it is about to be served.
     end
   end
   q.moved = true
@@ -157,7 +159,7 @@ local function arrive(q, facet)
   local tick = math.max(2 ^ -20, q.floor * 2 ^ -50)
   local turn
   q.early = math.min(q.early, q.facets)
-  if left and left > q.floor then
+  if stays then
     turn = left
   elseif q.early >= 1 then
     turn = q.floor - q.early * tick

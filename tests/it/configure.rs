@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use fairlane::{Error, Invalid};
 
-use crate::support::{Server, Space, counts, deliver, message, pulled};
+use crate::support::{Server, Space, counts, deliver, message, pulled, run};
 
 #[tokio::test]
 async fn a_weight_is_0_001_to_1000() {
@@ -159,6 +159,54 @@ async fn pausing_gains_no_turns_and_loses_none() {
     let back = pulled(&queue, 10).await;
     assert!((5..=6).contains(&back.iter().filter(|facet| *facet == "toggled").count()), "{back:?}");
     pulled(&queue, 120).await;
+    space.end().await;
+}
+
+#[tokio::test]
+async fn a_facet_that_is_paused_and_resumed_while_nothing_is_served_is_next_as_before() {
+    let (space, queue) = Space::with_queue().await;
+    for n in 0..20 {
+        deliver(&space.broker, &format!("loud{n}"), 20).await;
+    }
+    assert_eq!(pulled(&queue, 50).await.len(), 50);
+    deliver(&space.broker, "quiet", 2).await;
+    let next = async || queue.peek(1).await.unwrap().remove(0).facet;
+    assert_eq!(next().await, "quiet");
+    // Again and again: it uses up nobody's place either.
+    for _ in 0..50 {
+        queue.facet("quiet").pause().await.unwrap();
+        assert_ne!(next().await, "quiet");
+        queue.facet("quiet").resume().await.unwrap();
+        assert_eq!(next().await, "quiet");
+    }
+    deliver(&space.broker, "another", 1).await;
+    assert_eq!(pulled(&queue, 2).await, ["quiet", "another"]);
+    // One whose turn is that of the floor keeps it, too.
+    let shown = queue.peek(40).await.unwrap();
+    let second = shown[1].facet.clone();
+    queue.facet(&second).pause().await.unwrap();
+    queue.facet(&second).resume().await.unwrap();
+    let places = queue.peek(40).await.unwrap();
+    assert!(places[..3].iter().any(|peeked| peeked.facet == second));
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    space.end().await;
+}
+
+#[tokio::test]
+async fn a_pause_that_met_a_wrong_key_can_be_said_again() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 1).await;
+    let parked = space.of("q", "parked");
+    run::<()>(&["SET", &parked, "in the way"]).await;
+    let before = space.keys().await;
+    assert!(matches!(queue.facet("a").pause().await, Err(Error::WrongType(_))));
+    assert!(matches!(queue.facet("a").set_weight(2.0).await, Err(Error::WrongType(_))));
+    assert_eq!(space.keys().await, before, "nothing was written");
+    run::<()>(&["DEL", &parked]).await;
+    queue.facet("a").pause().await.unwrap();
+    assert!(queue.pull().await.unwrap().is_none());
+    queue.facet("a").resume().await.unwrap();
+    assert_eq!(pulled(&queue, 9).await.len(), 1);
     space.end().await;
 }
 

@@ -209,12 +209,14 @@ impl Queue {
 
     fn arrive(&mut self, facet: &'static str) {
         let tick = (2f64.powi(-20)).max(self.floor * 2f64.powi(-50));
-        let left = self.idle.remove(facet).or_else(|| self.parked.remove(facet));
+        let owes = self.idle.remove(facet);
+        let kept = if owes.is_none() { self.parked.remove(facet) } else { None };
         if self.pauses.contains(facet) {
-            self.parked.insert(facet, left.unwrap_or(0.0));
+            self.parked.insert(facet, owes.or(kept).unwrap_or(0.0));
             return;
         }
-        let left = left.filter(|left| *left > self.floor);
+        let owes = owes.filter(|left| *left > self.floor);
+        let left = owes.or(kept.filter(|left| *left >= self.floor));
         self.early = self.early.min(self.ready.len() as f64);
         let turn = if let Some(left) = left {
             left
@@ -247,6 +249,9 @@ impl Queue {
         if let Some(turn) = self.ready.remove(facet) {
             self.parked.insert(facet, turn);
             self.leaves(facet);
+            if turn < self.floor {
+                self.early = (self.early + 1.0).min(self.ready.len() as f64);
+            }
         }
     }
 
@@ -1134,7 +1139,8 @@ mod sees {
         a_batch_that_leaves_one_message_in_its_list: "pull" "f.taken, -1)" => "f.taken - 1, -1)";
         a_message_that_listeners_do_not_hear: "deliver" "channel .. ARGV[i + 1]" => "ARGV[i + 1]";
         a_pause_that_holds_nothing_back: "deliver" "q.pausing and" => "false and";
-        a_resumed_facet_that_forgets_its_turn: "configure" "left and left > q.floor" => "false";
+        a_resumed_facet_that_forgets_its_turn: "configure" "left >= q.floor" => "false";
+        a_pause_that_makes_places_at_the_front: "configure" "if tonumber(turn) < q.floor then" => "if true then";
         a_queue_that_is_served_while_it_is_paused: "lease" "if not q.paused then" => "if true then";
         a_peek_that_does_not_see_what_is_due: "peek" "due(q, 400 - most)\nlocal" => "local";
         a_marker_that_is_not_set_again: "lease" "redis.call(\"ZADD\", q.wake, 0, \"marker\")" => "";
