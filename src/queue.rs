@@ -94,6 +94,7 @@ impl<T: Send + 'static> Queue<T> {
     ///         eprintln!("{error}"); // if it was not applied, the message comes back
     ///     }
     /// }
+    /// # Ok(())
     /// # }
     /// ```
     ///
@@ -196,10 +197,14 @@ impl<T: Send + 'static> Queue<T> {
     /// within the deadline. When this is dropped or fails in between, the queue stays closed, and a
     /// later `destroy` or [`register_queue`](Broker::register_queue) removes the rest.
     ///
-    /// That there is no such queue is no error: two at once both succeed.
+    /// That there is no such queue is no error: two at once both succeed. Workers that already wait
+    /// on it are told within 5 seconds, and serve the next queue of that name where there is one by
+    /// then.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have.
+    /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have. After
+    /// [`MaybeApplied`](crate::Error::MaybeApplied) the queue is there, and it may be one that
+    /// somebody has registered anew: look, and call again.
     pub async fn destroy(self) -> Result<()> {
         check_name(&self.name)?;
         destroy(&self.broker.core, &self.name, Begin::Yes).await

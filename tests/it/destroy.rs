@@ -148,6 +148,36 @@ async fn two_destroys_at_once_both_succeed_and_spare_a_queue_that_comes_after_th
 }
 
 #[tokio::test]
+async fn a_destroy_whose_answer_is_lost_never_takes_a_queue_that_comes_after_it() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().connect().await.unwrap();
+    let direct = server.builder().connect().await.unwrap();
+    broker.queue("warm").destroy().await.unwrap(); // The script is loaded.
+    for n in 0..10 {
+        direct.register_queue("q", ".").await.unwrap();
+        deliver(&direct, "old", 3).await;
+        proxy.cut(1);
+        proxy.delay(SECOND / 50);
+        let (destroyed, anew) = tokio::join!(broker.queue("q").destroy(), async {
+            while direct.queues().await.unwrap().len() == 1 {}
+            if n % 2 == 0 {
+                direct.register_queue("q", ".").await.unwrap();
+                direct.deliver(&message("new", "t", 1)).await.unwrap();
+            }
+        });
+        let () = anew;
+        proxy.delay(Duration::ZERO);
+        if n % 2 == 0 {
+            assert!(matches!(destroyed, Err(Error::MaybeApplied(_))), "{destroyed:?}");
+            assert_eq!(pulled(&direct.queue("q"), 9).await, ["new"]);
+        } else {
+            destroyed.unwrap(); // It is gone, so it was this one.
+        }
+    }
+}
+
+#[tokio::test]
 async fn to_destroy_what_is_not_there_is_no_error_and_a_name_that_cannot_be_is_one() {
     let space = Space::new().await;
     space.broker.queue("nowhere").destroy().await.unwrap();
