@@ -38,9 +38,14 @@ pub struct Heard<T> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Missed {
-    /// What was delivered while the connection was away, and what was on its way when it broke.
+    /// What was delivered while the connection was away, and what was on its way when it broke. From
+    /// here on it hears again.
     #[error("the connection was away: messages of that time were missed")]
     Gap,
+    /// Redis was away, and now refuses to let this listen: mend the credentials, or the ACL. It is
+    /// tried again; a gap says when it hears again.
+    #[error("Redis refuses the subscription; it is tried again")]
+    Refused(#[source] Error),
     /// More than 1,024 messages, or 16 MiB of them, waited for this listener. It gets the newest.
     #[error("too slow: the {0} oldest messages were dropped")]
     Lagged(u64),
@@ -95,6 +100,7 @@ impl<T> Stream for Listener<T> {
                 }
             }
             Entry::Gap => Err(Missed::Gap),
+            Entry::Refused(error) => Err(Missed::Refused(error)),
             Entry::Lagged(n) => Err(Missed::Lagged(n)),
         }))
     }
@@ -140,10 +146,11 @@ struct Waiting {
     waker: Option<Waker>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum Entry {
     Heard { channel: Arc<[u8]>, body: Arc<[u8]> },
     Gap,
+    Refused(Error),
     Lagged(u64),
 }
 
@@ -151,7 +158,7 @@ impl Entry {
     fn bytes(&self) -> usize {
         match self {
             Self::Heard { channel, body } => channel.len() + body.len(),
-            Self::Gap | Self::Lagged(_) => 0,
+            Self::Gap | Self::Refused(_) | Self::Lagged(_) => 0,
         }
     }
 }
@@ -172,7 +179,7 @@ impl Inbox {
             || waiting.bytes > MOST_BYTES && waiting.entries.len() > 1
         {
             match waiting.entries.pop_front() {
-                Some(Entry::Gap) => waiting.gap = true,
+                Some(Entry::Gap | Entry::Refused(_)) => waiting.gap = true,
                 Some(entry) => {
                     waiting.bytes -= entry.bytes();
                     waiting.lagged += 1;

@@ -17,11 +17,12 @@ use redis::{
 use tokio::{
     runtime::Handle,
     sync::{Notify, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
 
 use crate::{
+    Error,
     error::{Result, refused},
     link::{Link, Pause, send, steps_down},
     listener::{Entry, Inbox},
@@ -50,6 +51,10 @@ struct Subscriber {
     inbox: Arc<Inbox>,
     /// Until Redis has confirmed it.
     confirm: Option<oneshot::Sender<Result<()>>>,
+    /// Whether the connection over which it was confirmed is gone.
+    away: bool,
+    /// Whether it was told that Redis refuses it, since it last heard.
+    refused: bool,
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
@@ -59,7 +64,8 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 impl Subscriptions {
     pub(crate) fn join(&self, glob: &str, confirm: oneshot::Sender<Result<()>>) -> Arc<Inbox> {
         let inbox = Arc::<Inbox>::default();
-        let subscriber = Subscriber { inbox: inbox.clone(), confirm: Some(confirm) };
+        let confirm = Some(confirm);
+        let subscriber = Subscriber { inbox: inbox.clone(), confirm, away: false, refused: false };
         lock(&self.shared).subscribers.entry(glob.to_owned()).or_default().push(subscriber);
         self.changed.notify_one();
         inbox
@@ -135,13 +141,19 @@ impl Running {
                     [Value::BulkString(glob), Value::BulkString(channel), Value::BulkString(body)],
                 ) => {
                     let (channel, body) = (Arc::from(&channel[..]), Arc::from(&body[..]));
-                    let shared = lock(&shared);
-                    let glob = std::str::from_utf8(glob).ok();
-                    for subscriber in
-                        glob.and_then(|glob| shared.subscribers.get(glob)).into_iter().flatten()
-                    {
+                    for inbox in inboxes(&shared, glob, |_| true) {
                         let (channel, body) = (Arc::clone(&channel), Arc::clone(&body));
-                        subscriber.inbox.put(Entry::Heard { channel, body });
+                        inbox.put(Entry::Heard { channel, body });
+                    }
+                }
+                // What comes after this is heard again: exactly here is the end of a gap.
+                (PushKind::PSubscribe, [Value::BulkString(glob), ..]) => {
+                    let were_away = |subscriber: &mut Subscriber| {
+                        subscriber.refused = false;
+                        std::mem::take(&mut subscriber.away)
+                    };
+                    for inbox in inboxes(&shared, glob, were_away) {
+                        inbox.put(Entry::Gap);
                     }
                 }
                 (PushKind::Disconnection, _) => {
@@ -154,13 +166,10 @@ impl Running {
         }
     }
 
-    /// Tells those who were listening before that there is a gap.
-    fn gap(&self) {
-        let shared = lock(&self.shared);
-        for subscriber in
-            shared.subscribers.values().flatten().filter(|subscriber| subscriber.confirm.is_none())
-        {
-            subscriber.inbox.put(Entry::Gap);
+    /// A new connection has no subscription yet.
+    fn is_new(&self) {
+        for subscriber in lock(&self.shared).subscribers.values_mut().flatten() {
+            subscriber.away = subscriber.confirm.is_none();
         }
     }
 
@@ -175,18 +184,54 @@ impl Running {
         (asked.map(|(glob, _)| glob.clone()).collect(), left.cloned().collect())
     }
 
-    /// Answers those who wait for Redis to confirm a glob, or any.
-    fn answer(&self, glob: Option<&str>, answer: impl Fn() -> Result<()>) {
+    /// Answers those who wait for Redis to confirm a glob.
+    fn confirm(&self, globs: &[String]) {
         let mut shared = lock(&self.shared);
-        let of =
-            shared.subscribers.iter_mut().filter(|(of, _)| glob.is_none_or(|glob| glob == *of));
-        for confirm in of
-            .flat_map(|(_, subscribers)| subscribers)
-            .filter_map(|subscriber| subscriber.confirm.take())
-        {
-            let _ = confirm.send(answer()); // Who does not wait any more has left.
+        let of = shared.subscribers.iter_mut().filter(|(of, _)| globs.contains(of));
+        let confirms = of.flat_map(|(_, subscribers)| subscribers);
+        let confirms: Vec<_> =
+            confirms.filter_map(|subscriber| subscriber.confirm.take()).collect();
+        drop(shared);
+        for confirm in confirms {
+            let _ = confirm.send(Ok(())); // Who does not wait any more has left.
         }
     }
+
+    /// Tells those who listen to a glob, or to any, that Redis refuses it: once, until it works.
+    fn refuse(&self, glob: Option<&str>, error: impl Fn() -> Error) {
+        let (mut confirms, mut inboxes) = (Vec::new(), Vec::new());
+        let mut shared = lock(&self.shared);
+        let of = shared.subscribers.iter_mut();
+        let of = of.filter(|(of, _)| glob.is_none_or(|glob| glob == *of));
+        for subscriber in of.flat_map(|(_, subscribers)| subscribers) {
+            if let Some(confirm) = subscriber.confirm.take() {
+                confirms.push(confirm);
+            } else if !std::mem::replace(&mut subscriber.refused, true) {
+                inboxes.push(subscriber.inbox.clone());
+            }
+        }
+        drop(shared);
+        for confirm in confirms {
+            let _ = confirm.send(Err(error()));
+        }
+        inboxes.iter().for_each(|inbox| inbox.put(Entry::Refused(error())));
+    }
+}
+
+/// The inboxes of those of a glob's subscribers that are `meant`.
+fn inboxes(
+    shared: &Mutex<Shared>,
+    glob: &[u8],
+    mut meant: impl FnMut(&mut Subscriber) -> bool,
+) -> Vec<Arc<Inbox>> {
+    let mut shared = lock(shared);
+    let subscribers =
+        std::str::from_utf8(glob).ok().and_then(|glob| shared.subscribers.get_mut(glob));
+    let subscribers = subscribers
+        .into_iter()
+        .flatten()
+        .filter_map(|subscriber| meant(subscriber).then(|| subscriber.inbox.clone()));
+    subscribers.collect()
 }
 
 /// Keeps the connection and its subscriptions, until nobody listens any more.
@@ -197,15 +242,19 @@ async fn run(mut running: Running, link: Arc<Link>, limit: Duration) {
         match timeout(limit, link.connect(running.pushes(&lost))).await {
             Ok(Ok(connection)) => {
                 info!(target: "fairlane", address = link.address, "listening");
-                running.gap();
-                if session(&mut running, connection, &lost, limit).await {
+                running.is_new();
+                let from = Instant::now();
+                session(&mut running, connection, &lost, limit).await;
+                // One that soon breaks again and again is not made anew without a pause.
+                if from.elapsed() > HEARTBEAT {
                     pause = Pause::default();
                 }
             }
             Ok(Err(error)) => {
-                if link.unreachable(error.clone()).is_err() {
-                    warn!(target: "fairlane", address = link.address, %error, "cannot listen");
-                    running.answer(None, || link.unreachable(error.clone()).map(drop));
+                if let Err(refusal) = link.unreachable(error.clone()) {
+                    warn!(target: "fairlane", address = link.address, %refusal, "cannot listen");
+                    let again = || link.unreachable(error.clone()).err();
+                    running.refuse(None, || again().unwrap_or_else(|| refused(error.clone())));
                 }
             }
             Err(_) => {}
@@ -217,35 +266,43 @@ async fn run(mut running: Running, link: Arc<Link>, limit: Duration) {
 }
 
 /// Subscribes and unsubscribes as listeners come and go, until the connection is gone, or nobody
-/// listens. Returns whether all was well before that.
+/// listens.
 async fn session(
     running: &mut Running,
     mut connection: MultiplexedConnection,
     lost: &AtomicBool,
     limit: Duration,
-) -> bool {
+) {
     let mut subscribed = BTreeSet::new();
     loop {
         let (asked, left) = running.changes(&subscribed);
-        for glob in asked {
-            match timeout(limit, connection.psubscribe(&glob)).await {
-                Ok(Ok(())) => running.answer(Some(&glob), || Ok(())),
-                Ok(Err(error)) if error.code().is_some() && !steps_down(&error) => {
-                    warn!(target: "fairlane", glob, %error, "refused");
-                    running.answer(Some(&glob), || Err(refused(error.clone())));
+        // All in one command; where one of them is refused, one by one.
+        let whole = [&asked[..]].into_iter().filter(|globs| !globs.is_empty());
+        let mut several: Vec<&[String]> = whole.collect();
+        while let Some(globs) = several.pop() {
+            match timeout(limit, connection.psubscribe(globs)).await {
+                Ok(Ok(())) => {
+                    subscribed.extend(globs.iter().cloned());
+                    running.confirm(globs);
                 }
-                _ => return false,
+                Ok(Err(error)) if error.code().is_some() && !steps_down(&error) => match globs {
+                    [glob] => {
+                        warn!(target: "fairlane", glob, %error, "refused; it is tried again");
+                        running.refuse(Some(glob), || refused(error.clone()));
+                    }
+                    globs => several.extend(globs.chunks(1)),
+                },
+                _ => return,
             }
-            subscribed.insert(glob);
         }
         for glob in left {
             if !matches!(timeout(limit, connection.punsubscribe(&glob)).await, Ok(Ok(()))) {
-                return false;
+                return;
             }
             subscribed.remove(&glob);
         }
         if running.ends() {
-            return true;
+            return;
         }
         if timeout(HEARTBEAT, running.changed.notified()).await.is_err() {
             // A silent link does not break by itself.
@@ -253,7 +310,7 @@ async fn session(
             lost.fetch_or(!matches!(ping, Ok(Ok(_))), Ordering::Relaxed);
         }
         if lost.load(Ordering::Relaxed) {
-            return true;
+            return;
         }
     }
 }

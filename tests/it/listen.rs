@@ -185,6 +185,75 @@ async fn a_listening_connection_that_falls_silent_is_made_anew() {
 }
 
 #[tokio::test]
+async fn whoever_was_told_of_a_gap_hears_what_is_delivered_from_then_on() {
+    let (server, direct) = alone().await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().connect().await.unwrap();
+    let mut listeners = Vec::new();
+    for n in 0..8 {
+        listeners.push(broker.listen(format!("t{n}*")).await.unwrap());
+    }
+    for _ in 0..3 {
+        proxy.delay(SECOND / 10);
+        server.run::<()>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        for (n, listener) in listeners.iter_mut().enumerate() {
+            assert!(matches!(missed(listener).await, Missed::Gap));
+            let receipt = direct.deliver(&message("a", &format!("t{n}"), n as u64)).await.unwrap();
+            assert_eq!(receipt.listeners, 1);
+            assert_eq!(heard(listener).await.message["n"], n);
+        }
+        proxy.delay(Duration::ZERO);
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_redis_refuses_after_a_reconnect_is_told_and_tried_again() {
+    let (server, direct) = alone().await;
+    server.run::<()>(&["ACL", "SETUSER", "shop", "on", ">secret", "~*", "+@all", "&*"]).await;
+    let url = format!("{}?user=shop&pass=secret", server.url());
+    let broker: Broker = Broker::builder().redis(&url).connect().await.unwrap();
+    let mut listener = broker.listen("*").await.unwrap();
+    server.run::<()>(&["ACL", "SETUSER", "shop", "resetchannels"]).await;
+    server.run::<()>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    let Missed::Refused(error) = missed(&mut listener).await else { panic!() };
+    assert!(matches!(error, Error::Denied(_)), "{error:?}");
+    server.run::<()>(&["ACL", "SETUSER", "shop", "allchannels"]).await;
+    assert!(
+        matches!(missed(&mut listener).await, Missed::Gap),
+        "told once, and then that it works"
+    );
+    direct.deliver(&message("a", "t", 1)).await.unwrap();
+    assert_eq!(heard(&mut listener).await.message["n"], 1);
+
+    server.run::<()>(&["ACL", "SETUSER", "shop", "off"]).await;
+    server.run::<()>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    let Missed::Refused(error) = missed(&mut listener).await else { panic!() };
+    assert!(matches!(error, Error::Denied(_)), "{error:?}");
+    server.run::<()>(&["ACL", "SETUSER", "shop", "on"]).await;
+    assert!(matches!(missed(&mut listener).await, Missed::Gap));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_again_and_again_is_made_anew_with_pauses() {
+    let (server, broker) = alone().await;
+    let _listener = broker.listen("*").await.unwrap();
+    let connections = async || {
+        let stats: String = server.run(&["INFO", "stats"]).await;
+        let of = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        of.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let mut raw = server.client().get_multiplexed_async_connection().await.unwrap();
+    let (from, before) = (Instant::now(), connections().await);
+    while from.elapsed() < 2 * SECOND {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("pubsub").exec_async(&mut raw).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let made = connections().await - before;
+    assert!((3..25).contains(&made), "{made}");
+}
+
+#[tokio::test]
 async fn a_slow_listener_is_told_how_many_of_the_oldest_fell_off() {
     let space = Space::new().await;
     let mut slow = space.broker.listen("*").await.unwrap();
