@@ -59,7 +59,7 @@ async fn main() -> Result<(), Any> {
 
 /// Handles a mail and settles it. Returns how long it was on its way, if it is done.
 async fn work(delivery: Delivery<Mail>) -> Option<Duration> {
-    let took = delivery.message().ok()?.sent.elapsed().ok();
+    let took = delivery.message().ok().and_then(|mail| mail.sent.elapsed().ok());
     let sent = match delivery.message() {
         Ok(mail) => send(mail).await.map_err(|error| error.to_string()),
         Err(undecodable) => Err(undecodable.to_string()),
@@ -84,6 +84,9 @@ async fn send(mail: &Mail) -> Result<(), std::io::Error> {
 
 /// What would be another process.
 async fn deliver(broker: Broker<Mail>) -> fairlane::Result<()> {
+    // One that is no mail: it is tried as often as any other, and then given up.
+    let odd = broker.with_type::<String>().facet(|_| "odd").topic(|_| "mail");
+    odd.deliver(&"no mail".into()).await?;
     for n in 1.. {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let account = if n % 3 == 0 { "beta" } else { "acme" };

@@ -67,8 +67,8 @@ impl<T: Send + 'static> Lease<Option<Delivery<T>>> {
     }
 
     /// Leases one after the other: each when the stream is polled for it, waiting without end.
-    /// Nothing is taken in advance, so what is dropped with the stream is at most a wait. A poll
-    /// that found nothing goes on at the next one; the lease of what comes meanwhile already runs.
+    /// Nothing is taken in advance, so what is dropped with the stream is at most a wait. Poll it
+    /// again soon after a poll that found nothing: it may be leasing, and that lease runs.
     ///
     /// ```no_run
     /// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {

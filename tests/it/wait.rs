@@ -229,6 +229,73 @@ async fn one_who_gives_up_alone_hands_the_wake_up_to_another_process() {
 }
 
 #[tokio::test]
+async fn one_who_is_not_polled_any_more_holds_up_nobody() {
+    let (server, broker, queue) = alone().await;
+    // What `select!` leaves behind while another branch is busy.
+    let mut left = queue.lease().into_stream();
+    assert!(tokio::time::timeout(SECOND / 10, left.next()).await.is_err());
+    blocked(&server, 1).await;
+    let all: Vec<_> = (0..5).map(|_| waiting(&queue)).collect();
+    tokio::time::sleep(SECOND / 10).await;
+    let from = Instant::now();
+    deliver(&broker, "a", 5).await;
+    for waiting in all {
+        got(waiting).await;
+    }
+    assert!(from.elapsed() < SECOND, "{:?}", from.elapsed());
+    // The same when all of its process are like that: another process is served.
+    let other = server.builder().connect().await.unwrap();
+    assert!(tokio::time::timeout(SECOND / 10, left.next()).await.is_err());
+    blocked(&server, 1).await;
+    let waiting = waiting(&other.queue("q"));
+    blocked(&server, 2).await;
+    let from = Instant::now();
+    deliver(&broker, "a", 1).await;
+    assert_eq!(got(waiting).await, 0);
+    assert!(from.elapsed() < SECOND, "{:?}", from.elapsed());
+    // And it goes on itself when it is polled again.
+    deliver(&broker, "a", 1).await;
+    left.next().await.unwrap().unwrap().ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn short_waits_in_a_loop_leave_nothing_behind() {
+    let (server, broker, queue) = alone().await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert!(queue.lease().wait(SECOND / 100).await.unwrap().is_none());
+    let before = tasks();
+    for _ in 0..300 {
+        assert!(queue.lease().wait(Duration::from_millis(1)).await.unwrap().is_none());
+    }
+    assert!(tasks() <= before + 2, "{} {before}", tasks());
+    blocked(&server, 1).await;
+    // With the last handle, what is still blocked ends.
+    drop((broker, queue));
+    blocked(&server, 0).await;
+}
+
+#[tokio::test]
+async fn those_who_wait_go_on_when_the_runtime_of_the_first_of_them_has_ended() {
+    let (server, broker, queue) = alone().await;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _first = runtime.spawn(queue.lease().wait(60 * SECOND).into_future());
+    blocked(&server, 1).await;
+    let all = [waiting(&queue), waiting(&queue)];
+    tokio::time::sleep(SECOND / 10).await;
+    runtime.shutdown_background();
+    tokio::time::sleep(SECOND / 10).await;
+    let from = Instant::now();
+    // The calls' own connection may have ended with that runtime, too.
+    let direct = server.builder().connect().await.unwrap();
+    deliver(&direct, "a", 2).await;
+    for waiting in all {
+        got(waiting).await;
+    }
+    assert!(from.elapsed() < SECOND, "{:?}", from.elapsed());
+    drop(broker);
+}
+
+#[tokio::test]
 async fn of_many_that_give_up_at_any_time_none_loses_a_message_or_a_wake_up() {
     let (server, broker, queue) = alone().await;
     let other = server.builder().connect().await.unwrap();
@@ -386,13 +453,29 @@ async fn a_wait_that_ends_while_redis_is_away_says_so() {
     let ended = waiting.await.unwrap();
     assert!(matches!(ended, Err(Error::NotSent(_))), "{ended:?}");
     assert!((5 * SECOND..8 * SECOND).contains(&from.elapsed()), "{:?}", from.elapsed());
-    // One that begins while it is away goes on trying, too.
+    // Also when it is shorter than a window, and when it begins while Redis is away.
+    for longest in [SECOND / 10, SECOND] {
+        let ended = queue.lease().wait(longest).await;
+        assert!(matches!(ended, Err(Error::NotSent(_))), "{ended:?}");
+    }
     let waiting = tokio::spawn(queue.pull().wait(20 * SECOND).into_future());
     tokio::time::sleep(SECOND).await;
     server.launch();
     server.ready().await;
     deliver(&broker, "a", 1).await;
     assert!(waiting.await.unwrap().unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_short_wait_during_which_redis_goes_away_says_so() {
+    let mut server = Server::start(&[]).await;
+    let broker = server.builder().deadline(Duration::from_millis(300)).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let waiting = tokio::spawn(queue.lease().wait(SECOND).into_future());
+    blocked(&server, 1).await;
+    server.kill();
+    let ended = waiting.await.unwrap();
+    assert!(matches!(ended, Err(Error::NotSent(_))), "{ended:?}");
 }
 
 #[tokio::test]
