@@ -86,9 +86,14 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
         };
         match ask(core, turn.queue(), order).await {
             Ok((served, next)) => {
+                let queue = turn.queue().clone();
                 turn.over(next);
                 if !served.taken.is_empty() {
                     return Ok(served);
+                }
+                // Should it have taken so long that the line has gone on without it.
+                for (_, asked) in lines.iter_mut().filter(|(line, _)| line.queue == queue) {
+                    *asked = Some(next);
                 }
                 (away, pause) = (None, Pause::default());
             }

@@ -86,10 +86,11 @@ impl Subscriptions {
     pub(crate) fn open(&self, link: &Arc<Link>, limit: Duration) {
         // Without a runtime there is none; the next poll within one opens it.
         let Ok(runtime) = Handle::try_current() else { return };
-        let mut shared = lock(&self.shared);
-        if !std::mem::replace(&mut shared.running, true) {
+        // Nothing is locked at the spawn: a runtime that is about to end drops the task at once.
+        let begins = !std::mem::replace(&mut lock(&self.shared).running, true);
+        if begins {
             let (shared, changed) = (self.shared.clone(), self.changed.clone());
-            let task = Running { shared, changed, ended: false };
+            let task = Running { shared, changed, begun: false, ended: false };
             runtime.spawn(run(task, link.clone(), limit));
         }
     }
@@ -99,6 +100,7 @@ impl Subscriptions {
 struct Running {
     shared: Arc<Mutex<Shared>>,
     changed: Arc<Notify>,
+    begun: bool,
     /// That another task may run already.
     ended: bool,
 }
@@ -114,6 +116,9 @@ impl Drop for Running {
             shared.subscribers.values().flatten().map(|subscriber| subscriber.inbox.clone());
         let inboxes: Vec<_> = inboxes.collect();
         drop(shared);
+        if !self.begun {
+            return; // The runtime that polls does not take tasks any more: it would try for ever.
+        }
         // Whoever still listens is polled, and lets another one run.
         for inbox in inboxes {
             inbox.wake();
@@ -236,6 +241,7 @@ fn inboxes(
 
 /// Keeps the connection and its subscriptions, until nobody listens any more.
 async fn run(mut running: Running, link: Arc<Link>, limit: Duration) {
+    running.begun = true;
     let mut pause = Pause::default();
     while !running.ends() {
         let lost = Arc::default();

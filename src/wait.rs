@@ -29,7 +29,7 @@ use crate::{
     Error,
     connection::Repeat,
     core::Core,
-    error::{Result, refused},
+    error::{Cause, Result, refused},
     link::{Link, Pause, send, steps_down},
     scripts,
     take::Next,
@@ -44,6 +44,8 @@ const KEPT: Duration = Duration::from_secs(60);
 const TO_NOTICE: Duration = Duration::from_millis(50);
 /// How long one may take to ask, before the next has the turn too.
 const TO_ASK: Duration = Duration::from_secs(1);
+/// How often one stands in line again when the runtime of the task has ended.
+const TRIES: usize = 10;
 
 /// The lines of a broker, one for each queue that is waited on.
 #[derive(Default)]
@@ -55,11 +57,14 @@ impl Lines {
         lines.entry(queue.clone()).or_insert_with(|| Arc::new(Line::new(queue.clone()))).clone()
     }
 
-    fn forget(&self, line: &Arc<Line>) {
+    /// Forgets a line, unless somebody is about to stand in it. Its task has one hold of it.
+    fn forget(&self, line: &Arc<Line>) -> bool {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.get(&line.queue).is_some_and(|other| Arc::ptr_eq(other, line)) {
+        let unused = Arc::strong_count(line) <= 2;
+        if unused {
             lines.remove(&line.queue);
         }
+        unused
     }
 }
 
@@ -90,16 +95,33 @@ struct State {
     last: u64,
     /// The number of the last turn, and what has become of it.
     turn: (u64, Became),
-    /// What one who came heard just before, when nobody was there.
-    asked: Option<Next>,
-    /// Whether the task has nothing to do, since nobody is there.
-    idle: bool,
+    /// What those who came heard just before they did: that nothing is there, until something is
+    /// due. None when nobody has asked.
+    asked: Option<Option<Instant>>,
+    /// Whether the task runs, or is about to.
+    running: bool,
     /// Whether the task blocks.
     blocked: bool,
     /// Whether Redis is away while it does.
     away: bool,
-    /// The task, while it runs.
+    /// Ends the task.
     task: Option<AbortHandle>,
+}
+
+impl State {
+    /// Somebody has asked.
+    fn heard(&mut self, next: Next) {
+        let due = match next {
+            Next::Now => {
+                self.asked = None;
+                return;
+            }
+            Next::In(time) => Some(Instant::now() + time),
+            Next::Open => None,
+        };
+        let before = self.asked.flatten();
+        self.asked = Some(before.into_iter().chain(due).min());
+    }
 }
 
 /// What has become of a turn.
@@ -108,8 +130,8 @@ enum Became {
     #[default]
     Given,
     Noticed,
-    /// One has asked, and heard when there is something.
-    Over(Next),
+    /// One has asked.
+    Over,
     /// One had no use for it.
     Back,
 }
@@ -142,7 +164,7 @@ impl Line {
         core: &Arc<Core>,
         asked: Option<Next>,
     ) -> Result<Turn> {
-        loop {
+        for _ in 0..TRIES {
             let (place, turn) = self.join(core, asked);
             // Where it was dropped instead, the runtime of the task has ended: a new one is begun.
             if let Ok(turn) = turn.await {
@@ -151,7 +173,9 @@ impl Line {
                 turn.becomes(Became::Noticed);
                 return Ok(turn);
             }
+            tokio::task::yield_now().await;
         }
+        Err(Error::NotSent(Cause::new("the runtime is about to end")))
     }
 
     fn join(
@@ -163,17 +187,21 @@ impl Line {
         let mut state = self.state();
         state.last += 1;
         let number = state.last;
-        if state.idle || state.task.is_none() {
-            state.asked = asked;
+        if let Some(next) = asked {
+            state.heard(next);
         }
         state.waiting.insert(number, give);
-        if state.task.is_none() {
-            let task = Running { line: self.clone(), core: Arc::downgrade(core), woken: false };
+        let begins = !std::mem::replace(&mut state.running, true);
+        drop(state);
+        if begins {
+            let (line, core_of) = (self.clone(), Arc::downgrade(core));
+            let task = Running { line, core: core_of, ended: false, woken: false };
             let (link, limit) = (core.connection.link.clone(), core.connection.deadline);
             let key = core.keys.wake(&self.queue);
-            state.task = Some(tokio::spawn(task.run(link, limit, key)).abort_handle());
+            // Nothing is locked here: a runtime that is about to end drops the task at once.
+            let task = tokio::spawn(task.run(link, limit, key)).abort_handle();
+            self.state().task = Some(task);
         }
-        drop(state);
         self.changed.notify_one();
         (Place { line: self.clone(), number }, turn)
     }
@@ -205,14 +233,15 @@ impl Turn {
 
     /// It has asked, and heard when there is something.
     pub(crate) fn over(self, next: Next) {
-        self.becomes(Became::Over(next));
+        self.line.state().heard(next);
+        self.becomes(Became::Over);
     }
 
     fn becomes(&self, became: Became) {
         let mut state = self.line.state();
         let (number, before) = state.turn;
         // The task may have given the next one, and what is over stays over.
-        if number == self.number && !matches!(before, Became::Over(_)) {
+        if number == self.number && before != Became::Over {
             state.turn.1 = became;
             drop(state);
             self.line.changed.notify_one();
@@ -230,7 +259,9 @@ impl Drop for Turn {
 struct Running {
     line: Arc<Line>,
     core: Weak<Core>,
-    /// That it took the marker, and nobody has asked since.
+    /// That a block has ended, and nobody has asked since. What was heard before does not count then.
+    ended: bool,
+    /// That it took the marker with that.
     woken: bool,
 }
 
@@ -238,7 +269,7 @@ impl Drop for Running {
     /// At its end, and when its runtime ends: those who wait begin another one.
     fn drop(&mut self) {
         let mut state = self.line.state();
-        (state.task, state.idle, state.blocked, state.away) = (None, false, false, false);
+        (state.running, state.blocked, state.away) = (false, false, false);
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         drop(waiting);
@@ -247,30 +278,25 @@ impl Drop for Running {
 
 impl Running {
     async fn run(mut self, link: Arc<Link>, limit: Duration, key: String) {
-        let mut connection = None;
-        let mut heard = self.line.state().asked.take();
+        let (mut connection, mut pause) = (None, Pause::default());
         loop {
             if self.line.state().waiting.is_empty() {
                 self.hand_on().await;
                 if !self.joined().await {
                     return;
                 }
-                heard = self.line.state().asked.take();
             }
-            let due = match heard {
-                None | Some(Next::Now) => {
-                    heard = self.give().await;
-                    continue;
-                }
-                Some(Next::In(time)) => time.min(WINDOW),
-                Some(Next::Open) => WINDOW,
+            let Some(due) = self.asked() else {
+                self.give().await;
+                continue;
             };
-            heard = None;
-            self.line.state().blocked = true;
-            let until = Instant::now() + due;
+            let window = Instant::now() + WINDOW;
+            let until = due.map_or(window, |due| due.min(window));
             let away = |away| self.line.state().away = away;
-            let ended = marker(&link, connection.take(), &key, until, limit, away).await;
+            let kept = connection.take();
+            let ended = marker(&link, kept, &key, until, limit, &mut pause, away).await;
             self.line.state().blocked = false;
+            self.ended = true;
             match ended {
                 Ok((woken, good)) => (self.woken, connection) = (woken, good),
                 Err(error) => self.tell(error),
@@ -278,13 +304,20 @@ impl Running {
         }
     }
 
-    /// Gives the turn to one after the other, until one has asked. Returns what it heard, or none
-    /// when nobody was left.
-    async fn give(&mut self) -> Option<Next> {
+    /// What those who asked have heard, if they have: then it blocks.
+    fn asked(&self) -> Option<Option<Instant>> {
+        let mut state = self.line.state();
+        let asked = state.asked.take().filter(|_| !self.ended);
+        state.blocked = asked.is_some();
+        asked
+    }
+
+    /// Gives the turn to one after the other, until one has asked, or nobody is left.
+    async fn give(&mut self) {
         loop {
             let (number, give) = {
                 let mut state = self.line.state();
-                let (_, give) = state.waiting.pop_first()?;
+                let Some((_, give)) = state.waiting.pop_first() else { return };
                 state.turn = (state.turn.0 + 1, Became::Given);
                 (state.turn.0, give)
             };
@@ -296,9 +329,9 @@ impl Running {
                     Became::Given => TO_NOTICE,
                     Became::Noticed => TO_ASK,
                     Became::Back => break,
-                    Became::Over(next) => {
-                        self.woken = false;
-                        return Some(next);
+                    Became::Over => {
+                        (self.ended, self.woken) = (false, false);
+                        return;
                     }
                 };
                 let same = async {
@@ -334,22 +367,23 @@ impl Running {
     }
 
     /// Waits until somebody is there, or says that it has ended.
-    async fn joined(&self) -> bool {
-        self.line.state().idle = true;
-        let joined = async {
-            while self.line.state().waiting.is_empty() {
-                self.line.changed.notified().await;
+    async fn joined(&mut self) -> bool {
+        // What was heard before is of another time; those who come ask before they do.
+        self.line.state().asked = None;
+        self.ended = false;
+        loop {
+            let joined = async {
+                while self.line.state().waiting.is_empty() {
+                    self.line.changed.notified().await;
+                }
+            };
+            if timeout(KEPT, joined).await.is_ok() {
+                return true;
             }
-        };
-        let _ = timeout(KEPT, joined).await;
-        let mut state = self.line.state();
-        state.idle = false;
-        let ends = state.waiting.is_empty();
-        drop(state);
-        if ends && let Some(core) = self.core.upgrade() {
-            core.lines.forget(&self.line);
+            if self.core.upgrade().is_none_or(|core| core.lines.forget(&self.line)) {
+                return false;
+            }
         }
-        !ends
     }
 }
 
@@ -361,9 +395,9 @@ async fn marker(
     key: &str,
     until: Instant,
     limit: Duration,
+    pause: &mut Pause,
     away: impl Fn(bool),
 ) -> Result<(bool, Option<MultiplexedConnection>)> {
-    let mut pause = Pause::default();
     let mut connection = kept;
     let mut lost = false;
     loop {
@@ -397,6 +431,7 @@ async fn marker(
         match timeout(left + limit, send(&mut live, &command)).await {
             Ok(Ok(value)) => {
                 away(false);
+                *pause = Pause::default();
                 return Ok((value != Value::Nil, Some(live)));
             }
             Ok(Err(error)) if error.code().is_some() && !steps_down(&error) => {

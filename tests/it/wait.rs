@@ -295,6 +295,101 @@ async fn those_who_wait_go_on_when_the_runtime_of_the_first_of_them_has_ended() 
     drop(broker);
 }
 
+/// Does something that must come to its end in a thread of its own.
+async fn comes_to_its_end(what: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(what);
+    until("it comes to its end", || async { thread.is_finished() }).await;
+    thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_runtime_that_ends_while_workers_wait_and_listen_comes_to_its_end() {
+    let server = Server::start(&[]).await;
+    let url = server.url();
+    comes_to_its_end(move || {
+        for _ in 0..40 {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(4)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let broker: Broker = Broker::builder().redis(&url).connect().await.unwrap();
+                let queue = broker.register_queue("q", ".").await.unwrap();
+                for _ in 0..50 {
+                    let mut deliveries = queue.lease().into_stream();
+                    tokio::spawn(async move {
+                        while let Some(Ok(delivery)) = deliveries.next().await {
+                            let _ = delivery.ack().await;
+                        }
+                    });
+                    let mut listener = broker.listen("*").await.unwrap();
+                    tokio::spawn(async move { while listener.next().await.is_some() {} });
+                }
+                deliver(&broker, "a", 20).await;
+            });
+            drop(runtime);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_who_waits_or_listens_on_a_runtime_that_has_ended_harms_no_other() {
+    let (_server, broker, queue) = alone().await;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let handle = runtime.handle().clone();
+    let (waits, listens) = (queue.clone(), broker.clone());
+    let waiting = std::thread::spawn({
+        let handle = handle.clone();
+        move || handle.block_on(waits.lease().wait(60 * SECOND).into_future())
+    });
+    let mut listener =
+        handle.spawn(async move { listens.listen("*").await }).await.unwrap().unwrap();
+    std::thread::spawn(move || handle.block_on(listener.next()));
+    tokio::time::sleep(SECOND / 5).await;
+    runtime.shutdown_background();
+    until("it comes back", || async { waiting.is_finished() }).await;
+    // It may have panicked, as all does that needs the time of a runtime that has ended.
+    if let Ok(waited) = waiting.join() {
+        assert!(waited.is_err(), "{waited:?}");
+    }
+    let from = Instant::now();
+    let mut listener = broker.listen("*").await.unwrap();
+    assert!(queue.lease().wait(SECOND / 10).await.unwrap().is_none());
+    deliver(&broker, "a", 1).await;
+    let last = tokio::spawn(queue.lease().wait(60 * SECOND).into_future());
+    assert_eq!(got(last).await, 0);
+    assert!(listener.next().await.unwrap().is_ok());
+    assert!(from.elapsed() < 5 * SECOND, "{:?}", from.elapsed());
+}
+
+#[tokio::test]
+async fn a_waiting_connection_that_breaks_again_and_again_is_made_anew_with_pauses() {
+    let (server, broker, queue) = alone().await;
+    let waiting = waiting(&queue);
+    blocked(&server, 1).await;
+    let connections = async || {
+        let stats: String = server.run(&["INFO", "stats"]).await;
+        let of = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        of.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let mut raw = server.client().get_multiplexed_async_connection().await.unwrap();
+    let (from, before) = (Instant::now(), connections().await);
+    while from.elapsed() < 3 * SECOND {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut raw).await.unwrap();
+        for line in clients.lines().filter(|line| line.contains("cmd=bzpopmin")) {
+            let id = line.strip_prefix("id=").unwrap().split(' ').next().unwrap();
+            let mut kill = redis::cmd("CLIENT");
+            kill.arg("KILL").arg("ID").arg(id).exec_async(&mut raw).await.unwrap();
+        }
+    }
+    let made = connections().await - before;
+    assert!((3..40).contains(&made), "{made}");
+    deliver(&broker, "a", 1).await;
+    assert_eq!(got(waiting).await, 0);
+}
+
 #[tokio::test]
 async fn of_many_that_give_up_at_any_time_none_loses_a_message_or_a_wake_up() {
     let (server, broker, queue) = alone().await;
