@@ -48,7 +48,8 @@ impl<Out> Lease<Out> {
     /// once.
     ///
     /// That Redis is away meanwhile is no error, until the wait is over. The deadline of the broker
-    /// bounds each call, not the wait.
+    /// bounds each call, not the wait. What is delivered, given back or resumed is served at once; a
+    /// lease that ends sooner than was known when the wait began, within 5 seconds.
     pub fn wait(mut self, longest: Duration) -> Self {
         self.order.wait = longest;
         self
