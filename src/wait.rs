@@ -72,7 +72,8 @@ impl Drop for Lines {
     /// What is still blocked ends with the broker, and its connection with it.
     fn drop(&mut self) {
         for line in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
-            if let Some(task) = &line.state().task {
+            let task = line.state().task.take();
+            if let Some(task) = task {
                 task.abort();
             }
         }
