@@ -15,6 +15,7 @@ mod keys;
 mod lease;
 mod link;
 mod listener;
+mod marker;
 mod message;
 mod pull;
 mod queue;

@@ -238,11 +238,7 @@ async fn a_listener_that_redis_refuses_after_a_reconnect_is_told_and_tried_again
 async fn a_connection_that_breaks_again_and_again_is_made_anew_with_pauses() {
     let (server, broker) = alone().await;
     let _listener = broker.listen("*").await.unwrap();
-    let connections = async || {
-        let stats: String = server.run(&["INFO", "stats"]).await;
-        let of = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
-        of.unwrap().trim().parse::<u64>().unwrap()
-    };
+    let connections = async || server.info("total_connections_received").await;
     let mut raw = server.client().get_multiplexed_async_connection().await.unwrap();
     let (from, before) = (Instant::now(), connections().await);
     while from.elapsed() < 2 * SECOND {

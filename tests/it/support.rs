@@ -336,8 +336,13 @@ impl Server {
 
     /// How many clients are blocked.
     pub(crate) async fn blocked(&self) -> u64 {
-        let clients: String = self.run(&["INFO", "clients"]).await;
-        let of = clients.lines().find_map(|line| line.strip_prefix("blocked_clients:"));
+        self.info("blocked_clients").await
+    }
+
+    /// A number that INFO has.
+    pub(crate) async fn info(&self, field: &str) -> u64 {
+        let info: String = self.run(&["INFO"]).await;
+        let of = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         of.unwrap().trim().parse().unwrap()
     }
 }

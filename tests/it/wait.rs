@@ -369,11 +369,7 @@ async fn a_waiting_connection_that_breaks_again_and_again_is_made_anew_with_paus
     let (server, broker, queue) = alone().await;
     let waiting = waiting(&queue);
     blocked(&server, 1).await;
-    let connections = async || {
-        let stats: String = server.run(&["INFO", "stats"]).await;
-        let of = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
-        of.unwrap().trim().parse::<u64>().unwrap()
-    };
+    let connections = async || server.info("total_connections_received").await;
     let mut raw = server.client().get_multiplexed_async_connection().await.unwrap();
     let (from, before) = (Instant::now(), connections().await);
     while from.elapsed() < 3 * SECOND {
