@@ -243,8 +243,8 @@ end
 local function settle(first, act)
   local queues, reply, bytes = {}, {}, 0
   for i = first, #ARGV, 3 do
-    local q = queues[ARGV[i]] or open(ARGV[i])
     if not queues[ARGV[i]] then
+      local q = open(ARGV[i])
       redis.call("ZCARD", q.timers)
       redis.call("HLEN", q.held)
       queues[ARGV[i]] = q

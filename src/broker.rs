@@ -15,7 +15,7 @@ use crate::{
     core::{Core, read},
     deliver::deliver,
     delivery,
-    destroy::{Begin, destroy},
+    destroy::remove,
     error::{Result, unexpected},
     keys::{LAYOUT, check_name},
     listener::listen,
@@ -111,7 +111,7 @@ impl<T> Broker<T> {
             match self.core.call(&scripts::REGISTER_QUEUE, &command, Repeat::Safe).await {
                 // Somebody has begun to destroy it: that is brought to its end first.
                 Err(Error::Server { code, .. }) if code == "CLOSED" => {
-                    destroy(&self.core, &name.into(), Begin::No).await?;
+                    remove(&self.core, name).await?;
                 }
                 result => return result.map(|_| self.queue(name)),
             }

@@ -14,40 +14,33 @@ use crate::{
 /// The most facets whose messages one script removes.
 const MOST: usize = 1000;
 
-/// Whether a queue is to be closed, or only one that is closed to be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Begin {
-    Yes,
-    No,
-}
-
-/// Removes a queue, each step within the deadline.
-pub(crate) async fn destroy(core: &Core, queue: &Arc<str>, begin: Begin) -> Result<()> {
-    let unsure = match begin {
-        // Sent again it could close a queue that somebody has registered anew meanwhile.
-        Begin::Yes => match step(core, queue, begin, Repeat::Never).await {
-            Ok(true) => None,
-            Ok(false) => return Ok(()),
-            Err(error @ Error::MaybeApplied(_)) => Some(error),
-            Err(error) => return Err(error),
-        },
-        Begin::No => None,
-    };
-    while step(core, queue, Begin::No, Repeat::Safe).await? {}
-    match unsure {
-        // What is there now was never closed, or is there anew: the caller has to know.
-        Some(error) => match stats(core, queue).await {
-            Err(Error::NoSuchQueue(_)) => Ok(()),
-            _ => Err(error),
-        },
-        None => Ok(()),
+/// Closes a queue and removes it, each step within the deadline.
+pub(crate) async fn destroy(core: &Core, queue: &Arc<str>) -> Result<()> {
+    // Sent again it could close a queue that somebody has registered anew meanwhile.
+    match step(core, queue, true, Repeat::Never).await {
+        Ok(true) => remove(core, queue).await,
+        Err(error @ Error::MaybeApplied(_)) => {
+            remove(core, queue).await?;
+            match stats(core, queue).await {
+                Err(Error::NoSuchQueue(_)) => Ok(()),
+                // What is there was never closed, or is there anew: the caller has to know.
+                _ => Err(error),
+            }
+        }
+        result => result.map(drop),
     }
 }
 
+/// Removes a queue, if it is closed, each step within the deadline.
+pub(crate) async fn remove(core: &Core, queue: &str) -> Result<()> {
+    while step(core, queue, false, Repeat::Safe).await? {}
+    Ok(())
+}
+
 /// Returns whether there is more to remove.
-async fn step(core: &Core, queue: &str, begin: Begin, repeat: Repeat) -> Result<bool> {
+async fn step(core: &Core, queue: &str, closes: bool, repeat: Repeat) -> Result<bool> {
     let mut command = core.command(&scripts::DESTROY, &[queue]);
-    command.arg(queue).arg(MOST).arg(u8::from(begin == Begin::Yes));
+    command.arg(queue).arg(MOST).arg(u8::from(closes));
     let reply = core.call(&scripts::DESTROY, &command, repeat).await?;
     Ok(read::<u8>(reply.value)? == 1)
 }

@@ -24,6 +24,7 @@ use crate::{
 const MOST: usize = 1024;
 /// How many bytes of them, unless a single one is larger.
 const MOST_BYTES: usize = 16 << 20;
+
 /// A message that was heard live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -5,10 +5,16 @@ use std::{
     sync::Arc,
 };
 
+use redis::Value;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{Invalid, Pulled, Undecodable, core::Core, keys::check_label};
+use crate::{
+    Invalid, Pulled, Undecodable,
+    core::{Core, read},
+    error::Result,
+    keys::check_label,
+};
 
 /// The number of a message, unique in its namespace; a later delivery has a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -201,6 +207,12 @@ impl Stored {
             delivered_at,
             body: body.into(),
         }
+    }
+
+    /// Reads a facet and a message of it, as the scripts that serve return them.
+    pub(crate) fn read(facet: Value, raw: &[u8]) -> Result<Self> {
+        let facet: Vec<u8> = read(facet)?;
+        Ok(Self::parse(String::from_utf8_lossy(&facet).into_owned(), raw))
     }
 
     /// Decodes the body.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     Broker, Cursor, Delivery, Facet, FacetStats, Lease, Peeked, Pull, Stats, Undecodable,
-    destroy::{Begin, destroy},
+    destroy::destroy,
     error::Result,
     facet::{Setting, configure},
     keys::check_name,
@@ -207,7 +207,7 @@ impl<T: Send + 'static> Queue<T> {
     /// somebody has registered anew: look, and call again.
     pub async fn destroy(self) -> Result<()> {
         check_name(&self.name)?;
-        destroy(&self.broker.core, &self.name, Begin::Yes).await
+        destroy(&self.broker.core, &self.name).await
     }
 
     /// A facet of this queue, to set how it is served. It makes no call.

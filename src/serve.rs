@@ -137,17 +137,16 @@ async fn first_turn(core: &Arc<Core>, lines: &mut [(Arc<Line>, Option<Next>)]) -
 
 /// Takes from one queue what is there.
 async fn ask(core: &Arc<Core>, queue: &Arc<str>, order: &Order) -> Result<(Unclaimed, Next)> {
-    let (most, length) = (order.most, order.length);
-    if length.is_none() {
-        let (taken, next) = take(core, queue, most, None).await?;
-        return Ok((Unclaimed::new(core, Some(queue), taken, order), next));
-    }
     let (core, queue, order) = (core.clone(), queue.clone(), order.clone());
+    let leases = order.length.is_some();
     let call = async move {
-        let (taken, next) = take(&core, &queue, most, length).await?;
+        let (taken, next) = take(&core, &queue, order.most, order.length).await?;
         Ok((Unclaimed::new(&core, Some(&queue), taken, &order), next))
     };
-    ToItsEnd { call: Some(Box::pin(call)), begun: false }.await
+    match leases {
+        true => ToItsEnd { call: Some(Box::pin(call)), begun: false }.await,
+        false => call.await,
+    }
 }
 
 /// A call that ends in a task of its own when nobody waits for it any more.

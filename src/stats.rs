@@ -12,14 +12,13 @@ use crate::{
     keys::check_name,
     message::{Decode, Stored},
     scripts::{self, Script},
+    take::{ANY_BYTES, MOST_BYTES},
 };
 
 /// The most messages that a peek shows.
 const MOST_PEEKED: usize = 250;
 /// The most facets that one script looks at: a page has more where Redis keeps them in one piece.
 const MOST_FACETS: usize = 100;
-/// The most bytes of messages that a peek reads; one that is larger is shown alone.
-const MOST_BYTES: usize = 4 << 20;
 
 /// What a queue has now, and what it had since its beginning, in messages; made by
 /// [`Queue::stats`](crate::Queue::stats).
@@ -136,14 +135,13 @@ pub(crate) async fn peek<T>(
         let mut values = look(core, &scripts::PEEK, queue, ask).await?.into_iter();
         let ended: u8 = read(values.next().unwrap_or(Value::Nil))?;
         if ended == 2 && values.len() == 0 {
-            (most, bytes) = (1, usize::MAX >> 16); // It is larger than a peek, and shown alone.
+            (most, bytes) = (1, ANY_BYTES); // It is larger than a peek, and shown alone.
             continue;
         }
         let mut peeked = Vec::with_capacity(values.len() / 2);
         while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
-            let facet: Vec<u8> = read(facet)?;
             let raw: Vec<u8> = read(raw)?;
-            let stored = Stored::parse(String::from_utf8_lossy(&facet).into_owned(), &raw);
+            let stored = Stored::read(facet, &raw)?;
             let message = stored.decode(decode);
             let Stored { id, facet, topic, attempts, .. } = stored;
             peeked.push(Peeked { id, facet, topic, attempts, message });

@@ -112,13 +112,13 @@ impl Drop for Running {
         }
         let mut shared = lock(&self.shared);
         shared.running = false;
+        if !self.begun {
+            return; // The runtime that polls does not take tasks any more: it would try for ever.
+        }
         let inboxes =
             shared.subscribers.values().flatten().map(|subscriber| subscriber.inbox.clone());
         let inboxes: Vec<_> = inboxes.collect();
         drop(shared);
-        if !self.begun {
-            return; // The runtime that polls does not take tasks any more: it would try for ever.
-        }
         // Whoever still listens is polled, and lets another one run.
         for inbox in inboxes {
             inbox.wake();
@@ -283,8 +283,7 @@ async fn session(
     loop {
         let (asked, left) = running.changes(&subscribed);
         // All in one command; where one of them is refused, one by one.
-        let whole = [&asked[..]].into_iter().filter(|globs| !globs.is_empty());
-        let mut several: Vec<&[String]> = whole.collect();
+        let mut several: Vec<&[String]> = asked.chunks(asked.len().max(1)).collect();
         while let Some(globs) = several.pop() {
             match timeout(limit, connection.psubscribe(globs)).await {
                 Ok(Ok(())) => {

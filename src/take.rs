@@ -21,7 +21,9 @@ const MOST: usize = 1000;
 /// The most that one script takes, so that it stays under 5 ms: 500 of 100,000 facets took 7 ms.
 const MOST_OF_A_PART: usize = 250;
 /// The most bytes that one take gives; a message that is larger is given alone.
-const MOST_BYTES: usize = 4 << 20;
+pub(crate) const MOST_BYTES: usize = 4 << 20;
+/// For that one.
+pub(crate) const ANY_BYTES: usize = usize::MAX >> 16;
 
 /// A message that was taken.
 #[derive(Debug)]
@@ -62,7 +64,7 @@ pub(crate) async fn take(
         match part(core, queue, most, bytes, length, end).await {
             // The next message is larger than a take, and is given alone.
             Ok(part) if taken.is_empty() && part.taken.is_empty() && part.ended == Ended::Full => {
-                (left, bytes) = (1, usize::MAX >> 16);
+                (left, bytes) = (1, ANY_BYTES);
             }
             // The call has cleared the way for the next one.
             Ok(part) if part.taken.is_empty() && part.ended == Ended::Bounded => {}
@@ -142,10 +144,9 @@ async fn part(
     let lease = read(next()?)?;
     let mut part = Part { taken: Vec::new(), bytes: 0, ended, next: next_in };
     while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
-        let facet: Vec<u8> = read(facet)?;
         let raw: Vec<u8> = read(raw)?;
         part.bytes += raw.len();
-        let stored = Stored::parse(String::from_utf8_lossy(&facet).into_owned(), &raw);
+        let stored = Stored::read(facet, &raw)?;
         part.taken.push(Taken { stored, lease, asked });
     }
     Ok(part)
