@@ -3,7 +3,7 @@
 WITH_SERVER = server=$$(tools/redis-server.sh) && $${server:+env FAIRLANE_SERVER="$$server"}
 
 # What a script may use without `local`: what Redis gives it.
-LUA_GLOBALS = redis KEYS ARGV tonumber type ipairs pairs next unpack math string table
+LUA_GLOBALS = redis KEYS ARGV tonumber type pcall ipairs pairs next unpack math string table
 
 .PHONY: help demo test ci bench lua deny server
 

@@ -46,7 +46,7 @@ if paused == "1" then
 elseif paused == "0" then
   redis.call("SREM", q.pauses, facet)
   if redis.call("ZSCORE", q.parked, facet) then
-    arrive(q, facet)
+    arrive(q, { facet })
   end
   q.paused, q.moved = q.paused and facet ~= "", true
 end

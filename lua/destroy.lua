@@ -3,7 +3,7 @@
 --
 -- Returns whether there is more to remove.
 local name = ARGV[2] -- of the queue
-local most = tonumber(ARGV[3]) -- facets whose messages this call removes
+local most = tonumber(ARGV[3]) -- facets or leases whose messages this call removes
 local begin = ARGV[4] -- 1 to close it; 0 to go on only if it is closed, and not there anew
 
 local q = open(1)
@@ -15,17 +15,17 @@ if redis.call("HDEL", routes, name) == 1 then
   redis.call("HSET", routes, ":version", string.format("%.0f", math.max(version + 1, now)))
 end
 redis.call("HSET", q.clock, "closed", 1)
-for _, set in ipairs({ q.ready, q.parked }) do
-  local facets = redis.call("ZRANGE", set, 0, most - 1)
-  if #facets > 0 then
-    local lists = {}
-    for i, facet in ipairs(facets) do
-      lists[i] = q.list .. facet
+for set, prefix in pairs({ [q.ready] = q.list, [q.parked] = q.list, [q.timers] = q.lease }) do
+  local names = redis.call("ZRANGE", set, 0, most - 1)
+  if #names > 0 then
+    local keys = {}
+    for i, one in ipairs(names) do
+      keys[i] = prefix .. one
     end
-    redis.call("UNLINK", unpack(lists))
-    redis.call("ZREM", set, unpack(facets))
+    redis.call("UNLINK", unpack(keys))
+    redis.call("ZREM", set, unpack(names))
     return 1
   end
 end
-redis.call("UNLINK", q.idle, q.timers, q.leased, q.held, q.weights, q.pauses, q.wake, q.clock)
+redis.call("UNLINK", q.idle, q.timers, q.held, q.weights, q.pauses, q.wake, q.clock)
 return 0

@@ -25,7 +25,7 @@ while i <= #ARGV and bytes < MOST_BYTES do
   for n, set in ipairs({ q.ready, q.parked, q.idle }) do
     local found = redis.call("ZSCORE", set, facet)
     if found and (n < 3 or tonumber(found) > q.floor) then
-      turn, state = found, n
+      turn, state = string.format("%.17g", found / TURN), n
     end
   end
   reply[#reply + 1] = {

@@ -4,11 +4,10 @@
 -- Returns as settle().
 -- Errors: that of the list when it cannot take its message back, which stays leased.
 local counted = tonumber(ARGV[2]) -- 1 when the attempt counts, 0 when nobody has seen the message
--- From ARGV[3] on, for each lease: its queue as a place among KEYS, message id, number of the
--- lease.
+-- From ARGV[3] on: the leases, as settle() has them.
 
 local refused
-local settled = settle(3, function(q, id, record)
-  refused = release(q, id, record, counted) or refused
+local settled = settle(3, function(q, lease, id, record)
+  refused = release(q, lease, id, record, counted) or refused
 end)
 return refused or settled

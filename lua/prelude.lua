@@ -10,6 +10,9 @@ local seq = KEYS[2] -- integer: the last number drawn, for message ids and for l
 local layout = KEYS[3] -- integer: layout of these keys
 
 local MOST_BYTES = 4194304 -- of messages that one call moves; one that is larger is moved alone
+-- One turn at weight 1, in the unit of turns that are stored: a 2^20th part. So most of them are
+-- whole numbers, which are written and read in less than half the time.
+local TURN = 1048576
 -- The clock of a queue (see choose and arrive), and what it counts: its waiting messages, and from
 -- its beginning those that were delivered, were served (pulled or leased), were acked, and came
 -- back.
@@ -23,7 +26,7 @@ if now == 0 then
 end
 
 -- Opens queue i of the call: reads its clock, and meets a key of a wrong type before anything is
--- written. (Whoever writes timers, leased and held reads them before.)
+-- written. (Whoever writes timers, leases and held reads them before.)
 local function open(i)
   local before = 3 + (i - 1) * 11
   local q = {
@@ -31,9 +34,10 @@ local function open(i)
     ready = KEYS[before + 2], -- zset: facet -> its turn; only facets that can be served now
     parked = KEYS[before + 3], -- zset: paused facet with messages -> the turn it left with, or 0
     idle = KEYS[before + 4], -- zset: facet in debt, with none waiting -> the turn it left with
-    timers = KEYS[before + 5], -- zset: id of a leased message -> end of its lease, ms
-    leased = KEYS[before + 6], -- hash: id -> "<lease> <bytes of the facet> <facet><message>"
-    held = KEYS[before + 7], -- hash: facet -> how many of its messages are leased
+    timers = KEYS[before + 5], -- zset: lease -> its end, ms
+    lease = KEYS[before + 6], -- then a lease: hash: id -> "<bytes of the facet> <facet><message>".
+    -- It is named by its number; what was extended apart from others by "<number>/<id>"
+    held = KEYS[before + 7], -- hash: facet -> how many of its messages are leased; "" -> all
     weights = KEYS[before + 8], -- hash: facet -> its weight, where that is not 1
     pauses = KEYS[before + 9], -- set: paused facets; the empty one is the queue itself
     wake = KEYS[before + 10], -- zset: the marker, while something can be served
@@ -41,11 +45,13 @@ local function open(i)
     -- each "<id> <attempts> <delivered at, ms> <bytes of the topic> <topic><body>"
     entering = {}, -- turn and facet, in turn, of those that become ready
     parking = {}, -- turn and facet, in turn, of those that get messages while they are paused
+    owing = {}, -- turn and facet, in turn, of those that become idle
+    drained = {}, -- facets that are taken out of ready
     leaving = {}, -- facets that are taken out of idle
     resuming = {}, -- facets that are taken out of parked
     returned = {}, -- facet -> messages that go back to its front, the foremost last
-    gone = {}, -- ids that are no longer leased, as a list and as a set
-    stuck = {}, -- time and id, in turn, of what is due and cannot go back: it must block nobody
+    leases = {}, -- lease -> its size, and what is gone from it: id -> facet
+    stuck = {}, -- time and lease, in turn, of what is due and cannot go back: it must block nobody
     loads = {}, -- facet -> how many more of its messages are leased
   }
   local clock = redis.call("HMGET", q.clock, "closed", unpack(FIELDS))
@@ -66,7 +72,7 @@ end
 
 -- Returns the error that there is no such queue, if there is none.
 local function missing(q, name)
-  local holds = q.facets + q.aside > 0 or redis.call("HLEN", q.leased) > 0
+  local holds = q.facets + q.aside > 0 or redis.call("HEXISTS", q.held, "") == 1
   if q.closed or not holds and redis.call("HEXISTS", routes, name) == 0 then
     return redis.error_reply("NOQUEUE there is no queue " .. name)
   end
@@ -74,33 +80,57 @@ end
 
 -- Writes what was gathered. A queue with nothing waiting starts its clock anew.
 local function close(q)
+  -- Numbers go as text: Redis would take longer to make it.
   local function write(command, key, list)
-    if #list > 0 then
-      redis.call(command, key, unpack(list))
-      return {}
+    if #list == 0 then
+      return list
     end
-    return list
+    for i, value in ipairs(list) do
+      if type(value) == "number" then
+        list[i] = string.format(value % 1 == 0 and value < 1e15 and "%d" or "%.17g", value)
+      end
+    end
+    redis.call(command, key, unpack(list))
+    return {}
   end
   for facet, messages in pairs(q.returned) do
     write("LPUSH", q.list .. facet, messages)
   end
   q.entering = write("ZADD", q.ready, q.entering)
   q.parking = write("ZADD", q.parked, q.parking)
+  q.owing = write("ZADD", q.idle, q.owing)
+  q.drained = write("ZREM", q.ready, q.drained)
   q.leaving = write("ZREM", q.idle, q.leaving)
   q.resuming = write("ZREM", q.parked, q.resuming)
   q.stuck = write("ZADD", q.timers, q.stuck)
-  write("ZREM", q.timers, q.gone)
-  q.gone = write("HDEL", q.leased, q.gone)
-  if next(q.loads) then
-    local facets, set, unset = {}, {}, {}
-    for facet in pairs(q.loads) do
-      facets[#facets + 1] = facet
+  local over, keys = {}, {}
+  for lease, of in pairs(q.leases) do
+    local gone = {}
+    for id, facet in pairs(of.gone) do
+      gone[#gone + 1], q.loads[facet] = id, (q.loads[facet] or 0) - 1
     end
+    if #gone == of.size then
+      over[#over + 1], keys[#keys + 1] = lease, q.lease .. lease
+    else
+      write("HDEL", q.lease .. lease, gone)
+    end
+  end
+  if #over > 0 then
+    redis.call("UNLINK", unpack(keys))
+    redis.call("ZREM", q.timers, unpack(over))
+  end
+  if next(q.loads) then
+    local facets, all, set, unset, texts = { "" }, 0, {}, {}, {}
+    for facet, load in pairs(q.loads) do
+      facets[#facets + 1], all = facet, all + load
+    end
+    q.loads[""] = all
     for i, before in ipairs(redis.call("HMGET", q.held, unpack(facets))) do
       local facet = facets[i]
       local load = (tonumber(before) or 0) + q.loads[facet]
       if load > 0 then
-        set[#set + 1], set[#set + 2] = facet, load
+        texts[load] = texts[load] or string.format("%d", load)
+        set[#set + 1], set[#set + 2] = facet, texts[load]
       else
         unset[#unset + 1] = facet
       end
@@ -108,7 +138,7 @@ local function close(q)
     write("HSET", q.held, set)
     write("HDEL", q.held, unset)
   end
-  q.returned, q.loads = {}, {}
+  q.returned, q.leases, q.loads = {}, {}, {}
   if q.moved and q.facets + q.aside == 0 then
     redis.call("UNLINK", q.idle)
     redis.call("HDEL", q.clock, unpack(FIELDS, 1, 4))
@@ -135,56 +165,63 @@ local function close(q)
   end
 end
 
--- Gives a turn to a facet that gets something to serve. Newcomers go to the end of the round, but
--- every regular service has earned one place at the front. A facet that left in debt goes on where
--- it left. One that is paused keeps that for when it is resumed.
-local function arrive(q, facet)
-  local left = q.debtors > 0 and tonumber(redis.call("ZSCORE", q.idle, facet))
-  local stays = left and left > q.floor
-  if left then
-    q.leaving[#q.leaving + 1] = facet
-  else
-    left = q.aside > 0 and tonumber(redis.call("ZSCORE", q.parked, facet))
+-- Gives turns to facets that get something to serve, each named once. Newcomers go to the end of
+-- the round, but every regular service has earned one place at the front. A facet that left in debt
+-- goes on where it left. One that is paused keeps that for when it is resumed.
+local function arrive(q, facets)
+  local function of(there, command, key)
+    return there and #facets > 0 and redis.call(command, key, unpack(facets)) or {}
+  end
+  local debts = of(q.debtors > 0, "ZMSCORE", q.idle)
+  local kept = of(q.aside > 0, "ZMSCORE", q.parked)
+  local paused = of(q.pausing, "SMISMEMBER", q.pauses)
+  local weights = of(q.weighted, "HMGET", q.weights)
+  local tick = math.max(1, q.floor * 2 ^ -50)
+  for i, facet in ipairs(facets) do
+    local left = tonumber(debts[i])
+    local stays = left and left > q.floor
     if left then
-      q.resuming[#q.resuming + 1], q.aside = facet, q.aside - 1
-      stays = left >= q.floor -- At the floor it is about to be served.
+      q.leaving[#q.leaving + 1] = facet
+    else
+      left = tonumber(kept[i])
+      if left then
+        q.resuming[#q.resuming + 1], q.aside = facet, q.aside - 1
+        stays = left >= q.floor -- At the floor it is about to be served.
+      end
+    end
+    if paused[i] == 1 then
+      q.parking[#q.parking + 1], q.parking[#q.parking + 2] = left or 0, facet
+      q.aside = q.aside + 1
+    else
+      local turn = left
+      q.early = math.min(q.early, q.facets)
+      if not stays and q.early >= 1 then
+        turn = q.floor - q.early * tick
+        q.early = q.early - 1
+      elseif not stays then
+        q.arrival = math.max(q.arrival, q.floor) + tick
+        turn = q.arrival + TURN / (tonumber(weights[i]) or 1)
+      end
+      q.entering[#q.entering + 1], q.entering[#q.entering + 2] = turn, facet
+      q.facets = q.facets + 1
     end
   end
-  q.moved = true
-  if q.pausing and redis.call("SISMEMBER", q.pauses, facet) == 1 then
-    q.parking[#q.parking + 1], q.parking[#q.parking + 2] = left or 0, facet
-    q.aside = q.aside + 1
-    return
-  end
-  local tick = math.max(2 ^ -20, q.floor * 2 ^ -50)
-  local turn
-  q.early = math.min(q.early, q.facets)
-  if stays then
-    turn = left
-  elseif q.early >= 1 then
-    turn = q.floor - q.early * tick
-    q.early = q.early - 1
-  else
-    local weight = q.weighted and tonumber(redis.call("HGET", q.weights, facet)) or 1
-    q.arrival = math.max(q.arrival, q.floor) + tick
-    turn = q.arrival + 1 / weight
-  end
-  q.entering[#q.entering + 1], q.entering[#q.entering + 2] = turn, facet
-  q.facets = q.facets + 1
+  q.moved = q.moved or #facets > 0
 end
 
--- Reads what is leased. Returns its facet, and where the message begins; or nil when it is not
+-- Reads what is leased. Returns its facet, and where the message begins; or "" when it is not
 -- fairlane's.
 local function parse(record)
-  local bytes, from = record:match("^%d+ (%d+) ()")
-  if from then
-    return record:sub(from, from + bytes - 1), from + bytes
+  local bytes, from = record:match("^(%d+) ()")
+  if not from then
+    return ""
   end
+  return record:sub(from, from + bytes - 1), from + bytes
 end
 
 -- Gives a leased message back to the front of its facet: the one way back for all that is leased.
 -- Returns nil, or the error that says why its list cannot take it; it stays leased then.
-local function release(q, id, record, counted)
+local function release(q, lease, id, record, counted)
   local facet, from = parse(record)
   local attempts, rest = (from and record or ""):match("^%d+ (%d+)()", from)
   if not attempts then
@@ -196,93 +233,120 @@ local function release(q, id, record, counted)
     if type(waiting) == "table" then
       return waiting
     elseif waiting == 0 then
-      arrive(q, facet)
+      arrive(q, { facet })
     end
     messages = {}
     q.returned[facet] = messages
   end
   messages[#messages + 1] = id .. " " .. (attempts + counted) .. record:sub(rest)
-  q.gone[#q.gone + 1], q.gone[id] = id, true
-  q.loads[facet] = (q.loads[facet] or 0) - 1
+  q.leases[lease].gone[id] = facet
   q.waiting, q.came_back = q.waiting + 1, q.came_back + 1
 end
 
--- Releases what is due by now, at most so many and not much more than MOST_BYTES of it. What one
--- call gives back keeps its order; what is left for a next call goes before it. It writes nothing:
--- close() does. Returns whether more may be due.
+-- Releases what is due by now: whole leases, at least one, and others as long as that is at most so
+-- many messages, until half of MOST_BYTES is reached. What one call gives back keeps its order; what
+-- is left for a next call goes before it. It writes nothing: close() does. Returns whether more may
+-- be due.
 local function due(q, most)
-  local ids = redis.call("ZRANGE", q.timers, "-inf", now, "BYSCORE", "LIMIT", 0, most)
-  if #ids == 0 then
+  local leases = redis.call("ZRANGE", q.timers, "-inf", now, "BYSCORE", "LIMIT", 0, most)
+  if #leases == 0 then
     return false
   end
   redis.call("HLEN", q.held)
-  table.sort(ids, function(a, b)
-    return (tonumber(a) or 0) < (tonumber(b) or 0)
-  end)
-  local records, bytes = {}, 0
-  while #records < #ids and bytes < MOST_BYTES do
-    records[#records + 1] = redis.call("HGET", q.leased, ids[#records + 1])
-    bytes = bytes + #(records[#records] or "")
-  end
-  -- The newest first: each goes to the front, and the oldest shall be there in the end.
-  for i = #records, 1, -1 do
-    if not records[i] then
-      q.gone[#q.gone + 1] = ids[i]
-    elseif release(q, ids[i], records[i], 1) then
-      q.stuck[#q.stuck + 1], q.stuck[#q.stuck + 2] = now + 60000, ids[i]
+  local back, bytes, stuck, more = {}, 0, {}, #leases == most
+  for _, lease in ipairs(leases) do
+    local key = q.lease .. lease
+    local size = redis.pcall("HLEN", key)
+    if type(size) == "table" then
+      stuck[lease] = true
+    elseif #back > 0 and (#back + size > most or bytes >= MOST_BYTES / 2) then
+      more = true
+      break
+    else
+      q.leases[lease] = { size = size, gone = {} }
+      local all = size > 0 and redis.call("HGETALL", key) or {}
+      for i = 1, #all, 2 do
+        back[#back + 1] = { lease = lease, id = all[i], record = all[i + 1] }
+        bytes = bytes + #all[i + 1]
+      end
     end
   end
-  return #records == most or #records < #ids
+  -- The newest first: each goes to the front, and the oldest shall be there in the end.
+  table.sort(back, function(a, b)
+    return (tonumber(a.id) or 0) > (tonumber(b.id) or 0)
+  end)
+  for _, m in ipairs(back) do
+    stuck[m.lease] = release(q, m.lease, m.id, m.record, 1) and true or stuck[m.lease]
+  end
+  for lease in pairs(stuck) do
+    q.stuck[#q.stuck + 1], q.stuck[#q.stuck + 2] = now + 60000, lease
+  end
+  return more
 end
 
--- Calls act(q, id, record) for each lease that is named from ARGV[first] on (queue among KEYS, id,
--- lease) and still the caller's; ends when it has read MOST_BYTES.
+-- Calls act(q, lease, id, record) for each message that is named from ARGV[first] on and still
+-- leased by the caller. They are named in groups, each: queue among KEYS, number of the lease, how
+-- many, their ids. Ends with the group in which it has read MOST_BYTES.
 --
 -- Returns how many of them, at the beginning, are still to be named in a next call; then the
 -- places, counted from 1, of those that are not the caller's.
 local function settle(first, act)
-  local queues, reply, bytes = {}, {}, 0
-  for i = first, #ARGV, 3 do
-    if not queues[ARGV[i]] then
-      local q = open(ARGV[i])
-      redis.call("ZCARD", q.timers)
-      redis.call("HLEN", q.held)
-      queues[ARGV[i]] = q
+  local queues, groups, lost, bytes = {}, {}, {}, 0
+  local i, named = first, 0
+  while i <= #ARGV do
+    local place, count = ARGV[i], tonumber(ARGV[i + 2])
+    if not queues[place] then
+      queues[place] = open(place)
+      redis.call("ZCARD", queues[place].timers)
+      redis.call("HLEN", queues[place].held)
     end
+    groups[#groups + 1] = { queues[place], ARGV[i + 1], i + 3, count, named }
+    i, named = i + 3 + count, named + count
   end
-  local i = #ARGV - 2
   -- The last first: what goes back to the front shall be in the order of the call.
-  while i >= first and bytes < MOST_BYTES do
-    local q, id, lease = queues[ARGV[i]], ARGV[i + 1], ARGV[i + 2] .. " "
-    local record = not q.closed and not q.gone[id] and redis.call("HGET", q.leased, id)
-    if record and record:sub(1, #lease) == lease then
-      act(q, id, record)
-    else
-      reply[#reply + 1] = (i - first) / 3 + 1
+  while #groups > 0 and bytes < MOST_BYTES do
+    local q, number, from, count, before = unpack(table.remove(groups))
+    local records = redis.call("HMGET", q.lease .. number, unpack(ARGV, from, from + count - 1))
+    for n = count, 1, -1 do
+      local lease, id, record = number, ARGV[from + n - 1], records[n]
+      if not record then
+        lease = number .. "/" .. id
+        record = redis.call("HGET", q.lease .. lease, id)
+      end
+      local of = q.leases[lease]
+      if record and not of then
+        of = { size = redis.call("HLEN", q.lease .. lease), gone = {} }
+        q.leases[lease] = of
+      end
+      if record and not of.gone[id] and not q.closed then
+        act(q, lease, id, record)
+      else
+        lost[#lost + 1] = before + n
+      end
+      bytes = bytes + #(record or "")
     end
-    i, bytes = i - 3, bytes + #(record or "")
+    named = before
   end
   for _, q in pairs(queues) do
     close(q)
   end
-  return { (i - first) / 3 + 1, unpack(reply) }
+  return { named, unpack(lost) }
 end
 
--- Chooses messages in the order in which single pulls would take them, and moves the clock; writes
--- nothing. What was gathered before counts as if it was written.
+-- Chooses messages in the order in which single pulls would take them, and moves the clock. What was
+-- gathered before counts as if it was written. Writes nothing, unless it pops: then what it reads
+-- leaves the lists.
 -- Returns facet and message in turn, the facets it looked at, and what ended it: 0 that it has all
 -- it should; 1 that 1,000 facets had no message although they are ready; 2 its bytes.
-local function choose(q, most, bytes)
-  local chosen, seen = {}, {}
-  local window, at, whole = {}, 1, false -- facets as the ready set has them, the lowest turns first
-  local again, front = {}, 1 -- facets that were served, in line for their next turn
+local function choose(q, most, bytes, pops)
+  local chosen, count, seen = {}, 0, {}
+  local window, at, read, whole = {}, 1, 0, false -- of the ready set: facet and turn, in turn
+  local head -- the facet with the lowest turn of those that were not served
+  local again, front, last = {}, 1, 0 -- facets that were served, in line for their next turn
 
-  -- Whether facet a is served before facet b: by turn, and then by name as the ready set has it
+  -- Whether facet a is served before facet b of the same turn: by name, as the ready set has it
   -- (byte by byte).
   local function precedes(a, b)
-    if a.turn ~= b.turn then
-      return a.turn < b.turn
-    end
     for i = 1, math.min(#a.name, #b.name) do
       if a.name:byte(i) ~= b.name:byte(i) then
         return a.name:byte(i) < b.name:byte(i)
@@ -291,81 +355,100 @@ local function choose(q, most, bytes)
     return #a.name < #b.name
   end
   local function line_up(f)
-    local place = #again + 1
-    while place > front and precedes(f, again[place - 1]) do
-      again[place], place = again[place - 1], place - 1
+    local place, turn = last + 1, f.turn
+    last = place
+    while place > front do
+      local other = again[place - 1]
+      if other.turn < turn or other.turn == turn and precedes(other, f) then
+        break
+      end
+      again[place], place = other, place - 1
     end
     again[place] = f
   end
+  -- A key that is no list holds no message.
   local function facet(name, turn)
-    local weight = q.weighted and tonumber(redis.call("HGET", q.weights, name)) or 1
-    local page, returned = {}, q.returned[name] or {}
-    for i = #returned, 1, -1 do
-      page[#page + 1] = returned[i]
+    local left = tonumber(redis.pcall("LLEN", q.list .. name)) or 0
+    local f = { name = name, turn = tonumber(turn), taken = 0, left = left }
+    local returned = q.returned[name]
+    if returned then
+      f.page, f.at, f.left, f.before = {}, 1, left + #returned, #returned
+      for i = #returned, 1, -1 do
+        f.page[#f.page + 1] = returned[i]
+      end
     end
-    local f = { name = name, turn = tonumber(turn), weight = weight }
-    f.taken, f.page, f.at, f.read, f.size = 0, page, 1, 0, 2
     return f
   end
-  -- Returns the next message of a facet, or nil when there is none. Reads ahead in pages that grow:
-  -- most facets give one message to a call, and some give all of it. A key that is no list holds no
-  -- message.
+  -- Returns the next message of a facet that has one left. Reads ahead in pages that grow: most
+  -- facets give one message to a call, and some give all of it.
   local function next_of(f)
-    if not f.page[f.at] and not f.last then
-      local page = redis.pcall("LRANGE", q.list .. f.name, f.read, f.read + f.size - 1)
-      f.page, f.at, f.read, f.last = page, 1, f.read + #page, #page < f.size
-      f.size = math.max(2, math.min(2 * f.size, 128, math.floor(65536 / #(page[1] or ""))))
+    local key, from = q.list .. f.name, f.taken - (f.before or 0)
+    if f.page and f.page[f.at] then
+      f.at = f.at + 1
+      return f.page[f.at - 1]
+    elseif from == 0 then
+      return pops and redis.call("LPOP", key) or redis.call("LINDEX", key, "0")
     end
-    return f.page[f.at]
+    local size = math.floor(65536 / #chosen[2 * count])
+    size = math.max(1, math.min(from, size, f.left, most - count, 128))
+    f.page = pops and redis.call("LPOP", key, size)
+      or redis.call("LRANGE", key, from, from + size - 1)
+    f.at = 2
+    return f.page[1]
   end
 
   for i = 1, #q.entering, 2 do
     line_up(facet(q.entering[i + 1], q.entering[i]))
   end
-  while #chosen < 2 * most do
-    if at > #window and not whole then
-      if #seen >= most + 1000 then
+  while count < most do
+    if not head and at > #window and not whole then
+      if read >= most + 1000 then
         return chosen, seen, 1
       end
-      local found = redis.call("ZRANGE", q.ready, #seen, #seen + most - 1, "WITHSCORES")
-      window, at, whole = {}, 1, #found < 2 * most
-      for i = 1, #found, 2 do
-        local f = facet(found[i], found[i + 1])
-        window[#window + 1], seen[#seen + 1] = f, f
-      end
+      window = redis.call("ZRANGE", q.ready, read, read + most - 1, "WITHSCORES")
+      at, read, whole = 1, read + #window / 2, #window < 2 * most
     end
-    local f = window[at]
-    if again[front] and not (f and precedes(f, again[front])) then
-      f, front = again[front], front + 1
+    if not head and window[at] then
+      head, at = facet(window[at], window[at + 1]), at + 2
+      seen[#seen + 1] = head
+    end
+    local f = again[front]
+    if f and not (head and (head.turn < f.turn or head.turn == f.turn and precedes(head, f))) then
+      front = front + 1
     else
-      at = at + 1
+      f, head = head, nil
     end
     if not f then
       break
     end
-    local message = next_of(f)
-    if message then
+    if f.left > 0 then
+      local message = next_of(f)
       bytes = bytes - #message
       if bytes < 0 then
+        f.over = message
         return chosen, seen, 2
       end
       if f.turn >= q.floor then
         q.early, q.floor = math.min(q.early + 1, q.facets), f.turn
       end
-      f.turn, f.taken, f.at = f.turn + 1 / f.weight, f.taken + 1, f.at + 1
-      chosen[#chosen + 1], chosen[#chosen + 2] = f.name, message
+      if q.weighted then
+        f.weight = f.weight or tonumber(redis.call("HGET", q.weights, f.name)) or 1
+      end
+      f.turn, f.taken, f.left = f.turn + TURN / (f.weight or 1), f.taken + 1, f.left - 1
+      count = count + 1
+      chosen[2 * count - 1], chosen[2 * count] = f.name, message
     end
-    if next_of(f) then
+    if f.left > 0 then
       line_up(f)
     else
-      f.out, q.facets = true, q.facets - 1
+      q.facets = q.facets - 1
     end
   end
   return chosen, seen, 0
 end
 
 -- Takes messages off queue 1 of the call, what is due given back before. keep(q, chosen) holds on
--- to them before they leave their lists, and returns the number of their lease.
+-- to them, and returns the number of their lease; when it fails, they go back to their lists.
 -- Returns 0; or 1 when a bound ended the call before it was known whether more can be served, or 2
 -- when the next message is more than its bytes. Then 0 when more can be served now, or in how many
 -- ms something is due, or -1 for never. Then the number of the lease, or 0; then facet and message
@@ -377,35 +460,48 @@ local function take(name, most, bytes, keep)
     return missing(q, name)
   end
   local more = due(q, 400 - most) -- The more it takes, the less it gives back.
-  if #q.gone + #q.stuck > 0 then
+  if next(q.leases) or #q.stuck > 0 then
     close(q)
   end
   local chosen, seen, ended = {}, {}, 0
   if not q.paused then
-    chosen, seen, ended = choose(q, most, bytes)
+    chosen, seen, ended = choose(q, most, bytes, true)
   end
-  local lease = keep and #chosen > 0 and keep(q, chosen) or 0
-  local out, debts = {}, {}
+  local entering, drained, loads = q.entering, q.drained, q.loads
   for _, f in ipairs(seen) do
-    if f.taken > 0 then
-      redis.call("LTRIM", q.list .. f.name, f.taken, -1)
-      q.moved = true
+    if f.page or f.over then -- What was read and not chosen goes back.
+      local back = {}
+      for i = f.page and #f.page or 0, f.at or 1, -1 do
+        back[#back + 1] = f.page[i]
+      end
+      back[#back + 1] = f.over
+      if #back > 0 then
+        redis.call("LPUSH", q.list .. f.name, unpack(back))
+      end
     end
-    if f.out then
-      out[#out + 1] = f.name
+    if f.left == 0 then
+      drained[#drained + 1] = f.name
       if f.turn > q.floor then
-        debts[#debts + 1], debts[#debts + 2] = f.turn, f.name
+        q.owing[#q.owing + 1], q.owing[#q.owing + 2] = f.turn, f.name
       end
     elseif f.taken > 0 then
-      q.entering[#q.entering + 1], q.entering[#q.entering + 2] = f.turn, f.name
+      entering[#entering + 1], entering[#entering + 2] = f.turn, f.name
+    end
+    if keep and f.taken > 0 then
+      loads[f.name] = f.taken
     end
   end
-  if #out > 0 then
-    redis.call("ZREM", q.ready, unpack(out))
-    q.moved = true
-  end
-  if #debts > 0 then
-    redis.call("ZADD", q.idle, unpack(debts))
+  q.moved = q.moved or #entering + #drained > 0
+  local lease = 0
+  if keep and #chosen > 0 then
+    local kept
+    kept, lease = pcall(keep, q, chosen)
+    if not kept then
+      for i = #chosen, 2, -2 do
+        redis.call("LPUSH", q.list .. chosen[i - 1], chosen[i])
+      end
+      return redis.error_reply(lease.err or lease)
+    end
   end
   if q.debtors > 0 and #chosen > 0 then
     q.leaving = redis.call("ZRANGE", q.idle, "-inf", q.floor, "BYSCORE", "LIMIT", 0, #chosen)

@@ -14,5 +14,5 @@ end
 local debtors = redis.call("ZCOUNT", q.idle, "(" .. string.format("%.17g", q.floor), "+inf")
 local paused = q.paused and 1 or 0
 local had = { q.delivered, q.served, q.acked, q.came_back }
-local leased = redis.call("HLEN", q.leased)
+local leased = tonumber(redis.call("HGET", q.held, "")) or 0
 return { q.waiting, leased, q.facets, q.aside, debtors, paused, unpack(had) }

@@ -31,9 +31,10 @@ impl Keys {
         keys.extend(["routes", "seq", "layout"].map(|key| format!("{tag}:{key}")));
         for queue in queues {
             keys.extend(
-                // The facet comes last, after `f:`: whatever bytes it has, it meets no other key.
+                // The facet comes last, after `f:`: whatever bytes it has, it meets no other key. So
+                // does the lease, after `l:`.
                 [
-                    "clock", "ready", "parked", "idle", "timers", "leased", "held", "weights",
+                    "clock", "ready", "parked", "idle", "timers", "l:", "held", "weights",
                     "pauses", "wake", "f:",
                 ]
                 .map(|key| format!("{tag}:q:{queue}:{key}")),

@@ -67,8 +67,9 @@ async fn some(
             command.arg(length.as_millis() as u64);
         }
     }
-    for token in tokens {
-        command.arg(places.place(&token.queue)).arg(token.id.0).arg(token.lease);
+    for group in tokens.chunk_by(|a, b| a.lease == b.lease && a.queue == b.queue) {
+        command.arg(places.place(&group[0].queue)).arg(group[0].lease).arg(group.len());
+        command.arg(group.iter().map(|token| token.id.0).collect::<Vec<_>>());
     }
     let reply = core.call(script, &command, Repeat::Safe).await?;
     let numbers: Vec<usize> = read(reply.value)?;

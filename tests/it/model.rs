@@ -28,6 +28,8 @@ const FACETS: [&str; 6] = ["a", "b:c", "length", "{x}", "f:a", "é\n\0 😀"];
 const QUEUES: [&str; 2] = ["q1", "q1-2"];
 const TOPICS: [&str; 3] = ["x:1", "y:1", "none"];
 const PATTERNS: [&str; 3] = ["^[xy]:", "x", "^y:"];
+/// One turn, in the unit of those that are stored.
+const TURN: f64 = 1_048_576.0;
 const WEIGHTS: [f64; 6] = [1.0, 0.001, 0.3, 3.0, 7.5, 1000.0];
 
 fn matches(pattern: usize, topic: usize) -> bool {
@@ -121,6 +123,9 @@ enum Outcome {
     Looked { stats: Counts, facets: BTreeMap<&'static str, Facet> },
 }
 
+/// Numbers by name, as Redis has them.
+type Turns = BTreeMap<String, f64>;
+
 /// What `stats` counts: waiting, leased, facets ready, parked and in debt, paused; delivered,
 /// served, acked, come back.
 type Counts = (u64, u64, [usize; 3], bool, [u64; 4]);
@@ -157,6 +162,9 @@ struct Leased {
     message: Message,
     /// Its place among all tokens that were ever given.
     token: usize,
+    /// What the lease is stored as: those that were taken together have one, unless one of them is
+    /// extended apart.
+    lease: String,
     ends: u64,
 }
 
@@ -291,12 +299,31 @@ impl Queue {
         }
     }
 
+    /// Whole leases, at least one.
     fn due(&mut self, now: u64, most: usize) {
-        let mut due: Vec<_> = self.leased.iter().filter(|(_, leased)| leased.ends <= now).collect();
-        due.sort_by_key(|(id, leased)| (leased.ends, id.to_string()));
-        let mut ids: Vec<u64> = due.into_iter().take(most).map(|(id, _)| *id).collect();
+        let mut due: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+        for (id, leased) in self.leased.iter().filter(|(_, leased)| leased.ends <= now) {
+            due.entry((leased.ends, &leased.lease)).or_default().push(*id);
+        }
+        let mut ids = Vec::new();
+        for lease in due.into_values() {
+            if !ids.is_empty() && ids.len() + lease.len() > most {
+                break;
+            }
+            ids.extend(lease);
+        }
         ids.sort_unstable_by(|a, b| b.cmp(a));
         ids.into_iter().for_each(|id| self.release(id));
+    }
+
+    /// The leases there are, with the ids of each, and their ends.
+    fn leases(&self) -> (BTreeMap<String, Vec<u64>>, Turns) {
+        let (mut ids, mut ends) = (BTreeMap::<_, Vec<u64>>::new(), Turns::new());
+        for (id, leased) in &self.leased {
+            ids.entry(leased.lease.clone()).or_default().push(*id);
+            ends.insert(leased.lease.clone(), leased.ends as f64);
+        }
+        (ids, ends)
     }
 
     /// Serves one message, as one pull would.
@@ -460,14 +487,16 @@ impl Model {
         if taken.is_empty() {
             return if queue.exists() { Outcome::Taken(Vec::new()) } else { Outcome::NoSuchQueue };
         }
-        self.seq += 1;
         let mut served = Vec::new();
-        for (facet, message) in taken {
+        for (i, (facet, message)) in taken.into_iter().enumerate() {
+            // A part of a call is a lease.
+            self.seq += u64::from(i % 250 == 0);
+            let lease = format!("{}{:06}", self.now, self.seq % 1_000_000);
             let token = self.tokens.len();
             self.tokens.push((place, message.id));
             served.push(Served { facet, id: message.id, attempt: message.attempts + 1 });
             let ends = self.now + length;
-            queue.leased.insert(message.id, Leased { facet, message, token, ends });
+            queue.leased.insert(message.id, Leased { facet, message, token, lease, ends });
         }
         Outcome::Taken(served)
     }
@@ -580,7 +609,12 @@ impl Model {
                 let mut lost = self.chosen(&[*token]);
                 if let Some(token) = lost.pop_if(|token| self.holds(*token)) {
                     let (queue, id) = self.tokens[token];
-                    self.queues[queue].leased.get_mut(&id).unwrap().ends = self.now + length;
+                    let (leases, _) = self.queues[queue].leases();
+                    let leased = self.queues[queue].leased.get_mut(&id).unwrap();
+                    leased.ends = self.now + length;
+                    if leases[&leased.lease].len() > 1 {
+                        leased.lease += &format!("/{id}");
+                    }
                 }
                 Outcome::Lost(lost)
             }
@@ -904,22 +938,23 @@ impl<B: Breach> Real<B> {
             all.cmd("ZRANGE").arg(key("parked")).arg(0).arg(-1).arg("WITHSCORES");
             all.cmd("HGETALL").arg(key("clock"));
             all.cmd("ZRANGE").arg(key("timers")).arg(0).arg(-1).arg("WITHSCORES");
-            all.cmd("HKEYS").arg(key("leased"));
             all.cmd("HGETALL").arg(key("weights"));
             all.cmd("HGETALL").arg(key("held"));
             all.cmd("SMEMBERS").arg(key("pauses"));
-            type Turns = BTreeMap<String, f64>;
-            type All =
-                (Turns, Turns, Turns, Turns, Turns, Vec<String>, Turns, Turns, BTreeSet<String>);
+            type All = (Turns, Turns, Turns, Turns, Turns, Turns, Turns, BTreeSet<String>);
             let stored: All = all.query_async(&mut support::raw().await).await.unwrap();
-            let (ready, idle, parked, clock, timers, leased, weights, held, pauses) = stored;
+            let (ready, idle, parked, clock, timers, weights, held, pauses) = stored;
             let own = |turns: &BTreeMap<&str, f64>| -> Turns {
                 turns.iter().map(|(facet, turn)| (facet.to_string(), *turn)).collect()
             };
-            assert_eq!(ready, own(&queue.ready), "ready of {name}");
-            assert_eq!(idle, own(&queue.idle), "idle of {name}");
-            assert_eq!(parked, own(&queue.parked), "parked of {name}");
+            let turns = |stored: Turns| -> Turns {
+                stored.into_iter().map(|(facet, turn)| (facet, turn / TURN)).collect()
+            };
+            assert_eq!(turns(ready), own(&queue.ready), "ready of {name}");
+            assert_eq!(turns(idle), own(&queue.idle), "idle of {name}");
+            assert_eq!(turns(parked), own(&queue.parked), "parked of {name}");
             let of = FACETS.into_iter().map(|facet| (facet, queue.leased_of(facet) as f64));
+            let of = of.chain([("", queue.leased.len() as f64)]);
             assert_eq!(held, own(&of.filter(|(_, n)| *n > 0.0).collect()), "held of {name}");
             let mut paused: BTreeSet<_> =
                 queue.pauses.iter().map(|facet| facet.to_string()).collect();
@@ -929,23 +964,22 @@ impl<B: Breach> Real<B> {
             let (waiting, _, _, _, [delivered, served, acked, came_back]) = queue.stats();
             let counts = [waiting, delivered, served, acked, came_back].map(|count| count as f64);
             let names = ["waiting", "delivered", "served", "acked", "came_back"];
-            let times =
-                [("floor", queue.floor), ("arrival", queue.arrival), ("early", queue.early)];
+            let (floor, arrival) = (queue.floor * TURN, queue.arrival * TURN);
+            let times = [("floor", floor), ("arrival", arrival), ("early", queue.early)];
             let fields = times.into_iter().chain(names.into_iter().zip(counts));
             let of = |clock: &Turns, field| clock.get(field).copied().unwrap_or_default();
             for (field, expected) in fields {
                 assert_eq!(of(&clock, field), expected, "{field} of {name}");
             }
             self.check_marker(&key("wake"), queue.servable()).await;
-            let ends = queue.leased.iter().map(|(id, leased)| (id.to_string(), leased.ends as f64));
-            assert_eq!(timers, ends.collect::<Turns>(), "timers of {name}");
-            let mut leased: Vec<u64> = leased.iter().map(|id| id.parse().unwrap()).collect();
-            leased.sort_unstable();
-            assert_eq!(
-                leased,
-                queue.leased.keys().copied().collect::<Vec<_>>(),
-                "leased of {name}"
-            );
+            let (leases, ends) = queue.leases();
+            assert_eq!(timers, ends, "timers of {name}");
+            for (lease, ids) in leases {
+                let mut stored: Vec<u64> =
+                    support::run(&["HKEYS", &key(&format!("l:{lease}"))]).await;
+                stored.sort_unstable();
+                assert_eq!(stored, ids, "lease {lease} of {name}");
+            }
             let mut lists = redis::pipe();
             for facet in FACETS {
                 lists.cmd("LRANGE").arg(key(&format!("f:{facet}"))).arg(0).arg(-1);
@@ -1131,12 +1165,12 @@ mod sees {
     }
 
     breaches! {
-        an_ack_without_the_check_of_its_token: "ack" "record:sub(1, #lease) == lease" => "true";
+        an_ack_without_the_check_of_its_token: "ack" "q.lease .. number, " => "q.lease .. (redis.call(\"ZRANGE\", q.timers, -1, -1)[1] or \"\"), ";
         a_message_that_goes_back_to_the_end_of_its_facet: "nack" "\"LPUSH\"" => "\"RPUSH\"";
-        a_turn_that_does_not_count_the_weight: "pull" "f.turn + 1 / f.weight" => "f.turn + 1";
+        a_turn_that_does_not_count_the_weight: "pull" "TURN / (f.weight or 1)" => "TURN";
         a_debt_that_leaving_pays: "deliver" "left and left > q.floor" => "false";
         a_newcomer_that_is_always_next: "deliver" "q.early >= 1" => "true";
-        a_batch_that_leaves_one_message_in_its_list: "pull" "f.taken, -1)" => "f.taken - 1, -1)";
+        a_batch_that_leaves_one_message_in_its_list: "pull" "redis.call(\"LPOP\", key) or" => "redis.call(\"LINDEX\", key, \"0\") or";
         a_message_that_listeners_do_not_hear: "deliver" "channel .. ARGV[i + 1]" => "ARGV[i + 1]";
         a_pause_that_holds_nothing_back: "deliver" "q.pausing and" => "false and";
         a_resumed_facet_that_forgets_its_turn: "configure" "left >= q.floor" => "false";
