@@ -13,10 +13,10 @@ use crate::{
     BrokerBuilder, Error, Listener, Message, Queue, Queues, Receipt, Route, Token,
     connection::Repeat,
     core::{Core, read},
-    deliver::deliver,
+    deliver::{deliver, deliver_one},
     delivery,
     destroy::remove,
-    error::{Result, unexpected},
+    error::Result,
     keys::{LAYOUT, check_name},
     listener::listen,
     message::Form,
@@ -24,7 +24,7 @@ use crate::{
     queues::Source,
     routes::check_pattern,
     scripts,
-    settle::{Settling, settle, settle_one},
+    settle::{Settling, ack_one, settle, settle_one},
 };
 
 /// Delivers messages of type `T`, and gives access to the queues that hold them.
@@ -193,8 +193,7 @@ impl<T> Broker<T> {
         T: 'a,
     {
         let ready = self.form.ready(message.into(), &self.core)?;
-        let mut receipts = deliver(&self.core, &[ready]).await?;
-        receipts.pop().ok_or_else(|| unexpected("a delivery without a receipt"))
+        deliver_one(&self.core, ready).await
     }
 
     /// Delivers messages in their order, and returns their receipts in that order.
@@ -253,7 +252,7 @@ impl<T> Broker<T> {
     /// # Errors
     /// As there.
     pub async fn ack(&self, token: &Token) -> Result<()> {
-        settle_one(&self.core, Settling::Ack, token).await
+        ack_one(&self.core, token).await
     }
 
     /// As [`Delivery::nack`](crate::Delivery::nack), by token.

@@ -12,10 +12,13 @@ use tracing::warn;
 use crate::{
     Error,
     connection::{Connection, Repeat, Reply},
+    deliver::Deliveries,
     error::{Result, unexpected},
     keys::{Keys, LAYOUT},
     routes::Routes,
     scripts::{self, Script},
+    serve::Takes,
+    settle::Acks,
     subscriptions::Subscriptions,
     wait::Lines,
 };
@@ -39,6 +42,10 @@ pub(crate) struct Core {
     /// The largest body that is delivered, in bytes.
     pub(crate) max_body: usize,
     pub(crate) testing: Testing,
+    /// Calls that are about to go out.
+    pub(crate) deliveries: Arc<Deliveries>,
+    pub(crate) acks: Arc<Acks>,
+    pub(crate) takes: Arc<Takes>,
     /// Those who wait.
     pub(crate) lines: Lines,
     /// Those who listen.
@@ -62,6 +69,9 @@ impl Core {
             keys,
             max_body,
             testing,
+            deliveries: Deliveries::of_a_part(),
+            acks: Acks::of_a_part(),
+            takes: Takes::of_a_part(),
             lines: Lines::default(),
             subscriptions: Subscriptions::default(),
             routes: RwLock::new(Arc::new(Routes::new(std::iter::empty()))),

@@ -8,7 +8,8 @@ use crate::{
     Error, MessageId, Receipt,
     connection::Repeat,
     core::{Core, read},
-    error::{Result, unexpected},
+    error::{Result, runtime_ended, unexpected},
+    gather::{Gather, Reply},
     keys::Places,
     link::Pause,
     message::Ready,
@@ -21,6 +22,50 @@ use crate::{
 const MOST_WRITES: usize = 1000;
 /// The most bytes that one script writes, unless a single message is larger.
 const MOST_BYTES: usize = 1 << 20;
+
+/// Deliveries of concurrent tasks, on their way out: messages by their bytes.
+pub(crate) type Deliveries = Gather<(), Ready, Result<Receipt>>;
+
+impl Deliveries {
+    /// As much as goes into one part, where messages go to few queues.
+    pub(crate) fn of_a_part() -> Arc<Self> {
+        Arc::new(Self::new(MOST_BYTES))
+    }
+}
+
+/// Delivers a message, together with those that other tasks deliver at the same time.
+pub(crate) async fn deliver_one(core: &Arc<Core>, message: Ready) -> Result<Receipt> {
+    let size = message.body.len() + MOST_BYTES / MOST_WRITES * 2;
+    let shared = core.clone();
+    let delivering = core.deliveries.join((), size, message, |callers| together(shared, callers));
+    delivering.await.unwrap_or_else(|| Err(runtime_ended()))
+}
+
+async fn together(core: Arc<Core>, callers: Vec<(Ready, Reply<Result<Receipt>>)>) {
+    let (messages, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
+    let (delivered, failed) = match deliver(&core, &messages).await {
+        Ok(receipts) => (receipts, None),
+        Err(Error::Interrupted { delivered, source }) => (delivered, Some(*source)),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let alone = messages.len() == 1;
+    let mut delivered = delivered.into_iter();
+    for (message, reply) in messages.iter().zip(replies) {
+        reply.give(match (delivered.next(), &failed) {
+            (Some(receipt), _) => Ok(receipt),
+            // One is not refused for another's fault.
+            (None, Some(error)) if error.is_refusal() && !alone => {
+                deliver(&core, std::slice::from_ref(message)).await.and_then(only)
+            }
+            (None, Some(error)) => Err(error.clone()),
+            (None, None) => only(Vec::new()),
+        });
+    }
+}
+
+fn only(mut receipts: Vec<Receipt>) -> Result<Receipt> {
+    receipts.pop().ok_or_else(|| unexpected("a delivery without a receipt"))
+}
 
 /// Delivers messages in their order. The first part that fails stops the rest.
 pub(crate) async fn deliver(core: &Core, messages: &[Ready]) -> Result<Vec<Receipt>> {

@@ -13,7 +13,7 @@ use crate::{
     lease::check_length,
     message::{Decode, Stored},
     opaque_debug,
-    settle::{Settling, settle_one},
+    settle::{Settling, ack_one, settle_one},
     take::Taken,
 };
 
@@ -122,7 +122,7 @@ impl<T> Delivery<T> {
     /// # Ok(()) }
     /// ```
     pub async fn ack(self) -> Result<()> {
-        settle_one(&self.core, Settling::Ack, &self.token).await
+        ack_one(&self.core, &self.token).await
     }
 
     /// Gives the message back to the front of its facet, for another attempt.

@@ -8,7 +8,7 @@ use crate::{MessageId, Receipt};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed, and with that what can be done.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Nothing happened. Try again later.
@@ -199,12 +199,12 @@ pub struct Pulled {
 
 /// What lies behind an error, to print or to log. Opaque, so that the Redis client is no part of
 /// this API.
-#[derive(Debug)]
-pub struct Cause(Box<dyn StdError + Send + Sync>);
+#[derive(Debug, Clone)]
+pub struct Cause(Arc<dyn StdError + Send + Sync>);
 
 impl Cause {
     pub(crate) fn new(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self(cause.into())
+        Self(cause.into().into())
     }
 
     pub(crate) fn timeout(text: &'static str) -> Self {
@@ -248,6 +248,18 @@ impl Error {
         Self::Unsupported { found: found.into(), needed }
     }
 
+    /// Whether it says that a call was refused, so that nothing of it happened: what it was refused
+    /// for may be the fault of one of several who made it together.
+    pub(crate) fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotSent(_)
+                | Self::MaybeApplied(_)
+                | Self::Interrupted { .. }
+                | Self::PullInterrupted { .. }
+        )
+    }
+
     /// Gives the queue's name to the refusal of a script that knows no such queue.
     pub(crate) fn of(self, queue: &Arc<str>) -> Self {
         match self {
@@ -255,6 +267,11 @@ impl Error {
             error => error,
         }
     }
+}
+
+/// The runtime that a call was made in has ended under it.
+pub(crate) fn runtime_ended() -> Error {
+    Error::MaybeApplied(Cause::new(io::Error::other("the runtime ended before a reply came")))
 }
 
 /// A reply that the scripts of this version do not give.

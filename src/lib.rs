@@ -11,6 +11,7 @@ mod destroy;
 mod embedded;
 mod error;
 mod facet;
+mod gather;
 mod keys;
 mod lease;
 mod link;

@@ -1,14 +1,8 @@
 //! What pull and lease do: ask the queues of a source in turn, and wait where nothing is there.
 
-use std::{
-    future::poll_fn,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use futures_core::{future::BoxFuture, ready};
+use futures_core::future::BoxFuture;
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
@@ -18,12 +12,13 @@ use tracing::{debug, warn};
 use crate::{
     Error, Invalid, Token,
     core::Core,
-    error::Result,
+    error::{Result, runtime_ended},
+    gather::{Gather, Reply},
     lease::check_length,
     link::Pause,
     queues::Source,
     settle::{Settling, settle},
-    take::{Next, Taken, take},
+    take::{MOST_OF_A_PART, Next, Taken, take},
     wait::{Line, Turn},
 };
 
@@ -135,45 +130,57 @@ async fn first_turn(core: &Arc<Core>, lines: &mut [(Arc<Line>, Option<Next>)]) -
     .await
 }
 
-/// Takes from one queue what is there.
-async fn ask(core: &Arc<Core>, queue: &Arc<str>, order: &Order) -> Result<(Unclaimed, Next)> {
-    let (core, queue, order) = (core.clone(), queue.clone(), order.clone());
-    let leases = order.length.is_some();
-    let call = async move {
-        let (taken, next) = take(&core, &queue, order.most, order.length).await?;
-        Ok((Unclaimed::new(&core, Some(&queue), taken, &order), next))
-    };
-    match leases {
-        true => ToItsEnd { call: Some(Box::pin(call)), begun: false }.await,
-        false => call.await,
+/// What concurrent tasks take from a queue in the same way, on its way: the messages that each
+/// asks for.
+pub(crate) type Takes = Gather<(Arc<str>, Option<Duration>), usize, Asked>;
+type Asked = Result<(Unclaimed, Next)>;
+
+impl Takes {
+    pub(crate) fn of_a_part() -> Arc<Self> {
+        Arc::new(Self::new(MOST_OF_A_PART))
     }
 }
 
-/// A call that ends in a task of its own when nobody waits for it any more.
-struct ToItsEnd<Out: Send + 'static> {
-    /// None when it has ended.
-    call: Option<BoxFuture<'static, Out>>,
-    begun: bool,
+/// Takes from one queue what is there, together with other tasks that do so at the same time. Once
+/// it is sent, it ends in a task of its own: what was leased and reaches nobody goes back.
+async fn ask(core: &Arc<Core>, queue: &Arc<str>, order: &Order) -> Asked {
+    let (key, shared) = ((queue.clone(), order.length), core.clone());
+    let (queue, length) = key.clone();
+    let asking = core
+        .takes
+        .join(key, order.most, order.most, move |callers| together(shared, queue, length, callers));
+    asking.await.unwrap_or_else(|| Err(runtime_ended()))
 }
 
-impl<Out: Send + 'static> Future for ToItsEnd<Out> {
-    type Output = Out;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Out> {
-        self.begun = true;
-        let Some(call) = &mut self.call else { return Poll::Pending };
-        let out = ready!(call.as_mut().poll(context));
-        self.call = None;
-        Poll::Ready(out)
-    }
-}
-
-impl<Out: Send + 'static> Drop for ToItsEnd<Out> {
-    fn drop(&mut self) {
-        if let (true, Some(call), Ok(runtime)) =
-            (self.begun, self.call.take(), Handle::try_current())
-        {
-            runtime.spawn(call);
+/// Takes for all of them at once. The first come first: who asks for many may leave nothing to
+/// those behind.
+async fn together(
+    core: Arc<Core>,
+    queue: Arc<str>,
+    length: Option<Duration>,
+    callers: Vec<(usize, Reply<Asked>)>,
+) {
+    let mut callers = VecDeque::from(callers);
+    while !callers.is_empty() {
+        let most = callers.iter().map(|(most, _)| most).sum();
+        let (taken, next) = match take(&core, &queue, most, length).await {
+            Ok((taken, next)) => (taken, next),
+            Err(error) => {
+                for (_, reply) in callers {
+                    reply.give(Err(error.clone()));
+                }
+                return;
+            }
+        };
+        // Where a bound of bytes has ended it, there is more for those who got nothing.
+        let over = taken.is_empty() || next != Next::Now;
+        let mut taken = taken.into_iter();
+        while over || taken.len() > 0 {
+            let Some((most, reply)) = callers.pop_front() else { break };
+            let taken = taken.by_ref().take(most).collect();
+            let leased = length.is_some();
+            let core = core.clone();
+            reply.give(Ok((Unclaimed { core, queue: queue.clone(), taken, leased }, next)));
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Settling: ack, nack and extend, which the token of a lease decides on.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     Error, Token,
     connection::Repeat,
     core::{Core, read},
-    error::{Cause, Result, unexpected},
+    error::{Cause, Result, runtime_ended, unexpected},
+    gather::{Gather, Reply},
     keys::Places,
     scripts,
 };
@@ -25,6 +26,43 @@ pub(crate) enum Settling {
     Extend {
         length: Duration,
     },
+}
+
+/// Acks of concurrent tasks, on their way out.
+pub(crate) type Acks = Gather<(), Token, Result<()>>;
+
+impl Acks {
+    pub(crate) fn of_a_part() -> Arc<Self> {
+        Arc::new(Self::new(MOST))
+    }
+}
+
+/// Acks a lease, together with those that other tasks ack at the same time.
+pub(crate) async fn ack_one(core: &Arc<Core>, token: &Token) -> Result<()> {
+    let shared = core.clone();
+    let acking = core.acks.join((), 1, token.clone(), |callers| together(shared, callers));
+    acking.await.unwrap_or_else(|| Err(runtime_ended()))
+}
+
+async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>) {
+    // What was leased together goes as one group.
+    callers.sort_by(|(a, _), (b, _)| (&a.queue, a.lease).cmp(&(&b.queue, b.lease)));
+    let (tokens, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
+    let mut settled = settle(&core, Settling::Ack, &tokens).await;
+    let alone = tokens.len() == 1;
+    for (token, reply) in tokens.iter().zip(replies) {
+        reply.give(match &mut settled {
+            Ok(lost) => match lost.iter().position(|lost| lost == token) {
+                Some(place) => Err(Error::LeaseLost(lost.remove(place).id)),
+                None => Ok(()),
+            },
+            // One is not refused for another's fault.
+            Err(error) if error.is_refusal() && !alone => {
+                settle_one(&core, Settling::Ack, token).await
+            }
+            Err(error) => Err(error.clone()),
+        });
+    }
 }
 
 /// Settles leases, those of all queues in one call for each 1,000, or more calls where bodies are

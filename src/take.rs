@@ -19,7 +19,7 @@ use crate::{
 /// The most messages that one take gives.
 const MOST: usize = 1000;
 /// The most that one script takes, so that it stays under 5 ms: 500 of 100,000 facets took 7 ms.
-const MOST_OF_A_PART: usize = 250;
+pub(crate) const MOST_OF_A_PART: usize = 250;
 /// The most bytes that one take gives; a message that is larger is given alone.
 pub(crate) const MOST_BYTES: usize = 4 << 20;
 /// For that one.

@@ -16,6 +16,7 @@ mod extend;
 mod facets;
 mod fairness;
 mod faults;
+mod gather;
 mod in_order;
 mod lease;
 mod listen;
