@@ -96,6 +96,10 @@ local function close(q)
   for facet, messages in pairs(q.returned) do
     write("LPUSH", q.list .. facet, messages)
   end
+  local empty = q.moved and q.facets + q.aside == 0
+  if empty then -- What these are about goes as a whole.
+    q.owing, q.drained, q.leaving = {}, {}, {}
+  end
   q.entering = write("ZADD", q.ready, q.entering)
   q.parking = write("ZADD", q.parked, q.parking)
   q.owing = write("ZADD", q.idle, q.owing)
@@ -139,8 +143,8 @@ local function close(q)
     write("HDEL", q.held, unset)
   end
   q.returned, q.leases, q.loads = {}, {}, {}
-  if q.moved and q.facets + q.aside == 0 then
-    redis.call("UNLINK", q.idle)
+  if empty then
+    redis.call("UNLINK", q.ready, q.idle)
     redis.call("HDEL", q.clock, unpack(FIELDS, 1, 4))
     for n = 1, 4 do
       q[FIELDS[n]], q.before[n] = 0, 0
