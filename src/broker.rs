@@ -198,8 +198,8 @@ impl<T> Broker<T> {
 
     /// Delivers messages in their order, and returns their receipts in that order.
     ///
-    /// All of them are checked before the first is sent. They are cut into parts of at most 1,000
-    /// writes and 1 MiB, each delivered wholly or not at all, one after the other.
+    /// All of them are checked before the first is sent. They are cut into parts of at most 500
+    /// writes and 512 KiB, each delivered wholly or not at all, one after the other.
     ///
     /// # Errors
     /// As for [`deliver`](Self::deliver). The first part that fails stops the rest: when parts

@@ -19,9 +19,9 @@ use crate::{
 
 /// The most that one script writes, messages and their places on queues, so that it stays under 5
 /// ms.
-const MOST_WRITES: usize = 1000;
+const MOST_WRITES: usize = 500;
 /// The most bytes that one script writes, unless a single message is larger.
-const MOST_BYTES: usize = 1 << 20;
+const MOST_BYTES: usize = 512 << 10;
 
 /// Deliveries of concurrent tasks, on their way out: messages by their bytes.
 pub(crate) type Deliveries = Gather<(), Ready, Result<Receipt>>;

@@ -207,8 +207,8 @@ async fn a_batch_is_cut_by_its_bytes() {
     let broker = proxy.builder().connect().await.unwrap();
     broker.register_queue("q", ".").await.unwrap();
     broker.queues().await.unwrap();
-    // Published and queued, each is 600 KB of writes: two would be more than 1 MiB.
-    let body = json!({"facet": "a", "topic": "t", "fill": "x".repeat(300_000)});
+    // Published and queued, each is 280 KB of writes: two would be more than 512 KiB.
+    let body = json!({"facet": "a", "topic": "t", "fill": "x".repeat(140_000)});
     broker.deliver(&body).await.unwrap();
     let before = proxy.scripts();
     broker.deliver_all([&body; 6]).await.unwrap();
