@@ -37,7 +37,8 @@ impl Deliveries {
 pub(crate) async fn deliver_one(core: &Arc<Core>, message: Ready) -> Result<Receipt> {
     let size = message.body.len() + MOST_BYTES / MOST_WRITES * 2;
     let shared = core.clone();
-    let delivering = core.deliveries.join((), size, message, |callers| together(shared, callers));
+    let delivering =
+        core.deliveries.join((), size, message, false, |callers| together(shared, callers));
     delivering.await.unwrap_or_else(|| Err(runtime_ended()))
 }
 

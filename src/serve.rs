@@ -141,14 +141,14 @@ impl Takes {
     }
 }
 
-/// Takes from one queue what is there, together with other tasks that do so at the same time. Once
-/// it is sent, it ends in a task of its own: what was leased and reaches nobody goes back.
+/// Takes from one queue what is there, together with other tasks that do so at the same time. A
+/// lease that is under way is not broken off: what reaches nobody goes back.
 async fn ask(core: &Arc<Core>, queue: &Arc<str>, order: &Order) -> Asked {
     let (key, shared) = ((queue.clone(), order.length), core.clone());
     let (queue, length) = key.clone();
-    let asking = core
-        .takes
-        .join(key, order.most, order.most, move |callers| together(shared, queue, length, callers));
+    let asking = core.takes.join(key, order.most, order.most, length.is_some(), move |callers| {
+        together(shared, queue, length, callers)
+    });
     asking.await.unwrap_or_else(|| Err(runtime_ended()))
 }
 

@@ -40,7 +40,7 @@ impl Acks {
 /// Acks a lease, together with those that other tasks ack at the same time.
 pub(crate) async fn ack_one(core: &Arc<Core>, token: &Token) -> Result<()> {
     let shared = core.clone();
-    let acking = core.acks.join((), 1, token.clone(), |callers| together(shared, callers));
+    let acking = core.acks.join((), 1, token.clone(), false, |callers| together(shared, callers));
     acking.await.unwrap_or_else(|| Err(runtime_ended()))
 }
 

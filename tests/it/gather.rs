@@ -160,16 +160,22 @@ async fn those_who_ask_for_many_and_those_who_ask_for_one_get_all_there_is() {
 #[tokio::test]
 async fn what_is_dropped_before_it_goes_out_is_not_sent() {
     let (space, queue) = Space::with_queue().await;
-    let others = (message("a", "t", 1), message("a", "t", 2));
-    // Polled once, so that it stands among those that are about to go.
-    assert!(poll_immediate(Box::pin(space.broker.deliver(&others.0))).await.is_none());
-    space.broker.deliver(&others.1).await.unwrap();
+    let [one, two] = [1, 2].map(|n| message("a", "t", n));
+    // The first goes out at once. The second stands among those that are about to go.
+    let mut first = Box::pin(space.broker.deliver(&one));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    assert!(poll_immediate(Box::pin(space.broker.deliver(&two))).await.is_none());
+    first.await.unwrap();
     let pulled = queue.pull_many(9).await.unwrap();
     assert_eq!(pulled.len(), 1);
-    assert_eq!(pulled[0].as_ref().unwrap()["n"], 2);
-    deliver(&space.broker, "a", 1).await;
+    assert_eq!(pulled[0].as_ref().unwrap()["n"], 1);
+
+    deliver(&space.broker, "a", 2).await;
+    let mut first = queue.lease().into_future();
+    assert!(futures_util::poll!(&mut first).is_pending());
     assert!(poll_immediate(queue.lease().into_future()).await.is_none());
-    assert!(queue.lease().await.unwrap().is_some(), "the one that was dropped took nothing");
+    assert!(first.await.unwrap().is_some());
+    assert!(queue.pull().await.unwrap().is_some(), "the one that was dropped took nothing");
     space.delete().await;
 }
 
@@ -178,12 +184,17 @@ fn a_runtime_that_stands_still_holds_up_no_other() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (still, other) = (runtime(), runtime());
     let space = other.block_on(Space::new());
-    let (broker, one, two) = (&space.broker, message("a", "t", 1), message("a", "t", 2));
-    let mut standing = Box::pin(broker.deliver(&one));
-    still.block_on(async { assert!(futures_util::poll!(&mut standing).is_pending()) });
+    let (broker, [one, two, three]) = (&space.broker, [1, 2, 3].map(|n| message("a", "t", n)));
+    let mut first = Box::pin(broker.deliver(&one));
+    let mut standing = Box::pin(broker.deliver(&two));
+    still.block_on(async {
+        assert!(futures_util::poll!(&mut first).is_pending());
+        assert!(futures_util::poll!(&mut standing).is_pending());
+    });
     other.block_on(async {
-        let delivering = tokio::time::timeout(SECOND, broker.deliver(&two));
+        let delivering = tokio::time::timeout(SECOND, broker.deliver(&three));
         delivering.await.expect("it went out by itself").unwrap();
+        first.await.unwrap();
     });
     drop(still);
     // Its task has ended with its runtime, and with it the call.
