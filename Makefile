@@ -24,10 +24,10 @@ ci: lua deny ## runs all that has to pass before a change goes in
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --no-default-features
 	$(MAKE) test
-	@$(WITH_SERVER) cargo bench --bench cost -- --quick
+	@$(WITH_SERVER) cargo bench --bench bench -- --quick
 
-bench: ## runs the benchmarks
-	@$(WITH_SERVER) cargo bench --bench cost
+bench: ## measures cost, latency and fairness, on a server of its own
+	@$(WITH_SERVER) cargo bench --bench bench
 
 # The bytecode of Lua 5.1, which Redis runs, names each global: one that is not of Redis is a missing `local`.
 lua: ## checks the format of the scripts, and that they have no globals
