@@ -9,7 +9,7 @@ local routes = KEYS[1] -- hash: queue -> pattern; ":version" -> version of the r
 local seq = KEYS[2] -- integer: the last number drawn, for message ids and for leases
 local layout = KEYS[3] -- integer: layout of these keys
 
-local MOST_BYTES = 4194304 -- of messages that one call moves; one that is larger is moved alone
+local MOST_BYTES = 524288 -- of messages that one call moves; one that is larger is moved alone
 -- One turn at weight 1, in the unit of turns that are stored: a 2^20th part. So most of them are
 -- whole numbers, which are written and read in less than half the time.
 local TURN = 1048576
@@ -341,9 +341,11 @@ end
 -- gathered before counts as if it was written. Writes nothing, unless it pops: then what it reads
 -- leaves the lists.
 -- Returns facet and message in turn, the facets it looked at, and what ended it: 0 that it has all
--- it should; 1 that 1,000 facets had no message although they are ready; 2 its bytes.
+-- it should; 1 that 1,000 facets had no message although they are ready; 2 its bytes, or MOST_BYTES
+-- when it pops.
 local function choose(q, most, bytes, pops)
   local chosen, count, seen = {}, 0, {}
+  local least = pops and bytes - MOST_BYTES or 0 -- bytes that are left, unless it is one message
   local window, at, read, whole = {}, 1, 0, false -- of the ready set: facet and turn, in turn
   local head -- the facet with the lowest turn of those that were not served
   local again, front, last = {}, 1, 0 -- facets that were served, in line for their next turn
@@ -428,7 +430,7 @@ local function choose(q, most, bytes, pops)
     if f.left > 0 then
       local message = next_of(f)
       bytes = bytes - #message
-      if bytes < 0 then
+      if bytes < 0 or bytes < least and count > 0 then
         f.over = message
         return chosen, seen, 2
       end
@@ -454,7 +456,7 @@ end
 -- Takes messages off queue 1 of the call, what is due given back before. keep(q, chosen) holds on
 -- to them, and returns the number of their lease; when it fails, they go back to their lists.
 -- Returns 0; or 1 when a bound ended the call before it was known whether more can be served, or 2
--- when the next message is more than its bytes. Then 0 when more can be served now, or in how many
+-- when the next message would be more than its bytes or MOST_BYTES. Then 0 when more can be served now, or in how many
 -- ms something is due, or -1 for never. Then the number of the lease, or 0; then facet and message
 -- in turn.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.

@@ -59,25 +59,29 @@ pub(crate) async fn take(
     let mut taken = Vec::new();
     let mut next = Next::Now;
     let mut end = core.connection.end();
-    while left > 0 {
+    while left > 0 && bytes > 0 {
         let most = left.min(MOST_OF_A_PART);
         match part(core, queue, most, bytes, length, end).await {
-            // The next message is larger than a take, and is given alone.
-            Ok(part) if taken.is_empty() && part.taken.is_empty() && part.ended == Ended::Full => {
-                (left, bytes) = (1, ANY_BYTES);
+            Ok(part) if part.taken.is_empty() && part.ended == Ended::Full => {
+                if !taken.is_empty() {
+                    next = part.next;
+                    break;
+                }
+                (left, bytes) = (1, ANY_BYTES); // It is larger than a take, and is given alone.
             }
-            // The call has cleared the way for the next one.
-            Ok(part) if part.taken.is_empty() && part.ended == Ended::Bounded => {}
             Ok(part) => {
                 next = part.next;
                 left -= part.taken.len();
                 bytes = bytes.saturating_sub(part.bytes);
-                let whole = part.taken.len() == most;
-                taken.extend(part.taken);
-                if !whole {
+                if part.ended == Ended::Done && part.taken.len() < most {
+                    taken.extend(part.taken);
                     break;
                 }
-                end = core.connection.end();
+                // One that took nothing has cleared the way for the next one.
+                if !part.taken.is_empty() {
+                    end = core.connection.end();
+                }
+                taken.extend(part.taken);
             }
             Err(error) if taken.is_empty() => return Err(error),
             Err(error @ Error::MaybeApplied(_)) if length.is_none() => {
@@ -109,7 +113,7 @@ enum Ended {
     Done,
     /// A bound, before it was known whether more can be served.
     Bounded,
-    /// The next message is more than the bytes that are left.
+    /// The next message is more than the bytes that are left, or than one script should move.
     Full,
 }
 

@@ -136,11 +136,7 @@ async fn large_bodies_come_back_and_are_acked_in_bounded_steps() {
     assert_eq!(before.len(), 20);
     space.clock.advance(SECOND);
     assert_eq!(queue.lease_many(2).lasting(Duration::from_millis(1)).await.unwrap().len(), 2);
-    assert_eq!(
-        queue.stats().await.unwrap().leased,
-        18,
-        "the four of one lease came back, two went"
-    );
+    assert_eq!(queue.stats().await.unwrap().leased, 20, "each script gave one back, and took it");
     space.clock.advance(SECOND);
     let tokens = lease().await;
     assert_eq!(space.broker.ack_all(before).await.unwrap().len(), 20);

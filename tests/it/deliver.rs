@@ -216,6 +216,34 @@ async fn a_batch_is_cut_by_its_bytes() {
 }
 
 #[tokio::test]
+async fn a_take_is_cut_by_its_bytes() {
+    let server = support::Server::start(&[]).await;
+    let proxy = support::Proxy::to(&server).await;
+    let broker = proxy.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    // Three fit into 512 KiB; the large one is moved alone.
+    let messages = [150_000, 150_000, 150_000, 150_000, 900_000, 150_000, 150_000]
+        .map(|bytes| json!({"facet": "a", "topic": "t", "n": bytes, "fill": "x".repeat(bytes)}));
+    assert!(queue.lease_many(7).await.unwrap().is_empty());
+    assert!(queue.pull_many(7).await.unwrap().is_empty());
+    for lease in [true, false] {
+        broker.deliver_all(&messages).await.unwrap();
+        let before = proxy.scripts();
+        if lease {
+            let leased = queue.lease_many(7).await.unwrap();
+            assert_eq!(leased.len(), 7);
+            assert_eq!(proxy.scripts() - before, 4);
+            assert!(broker.ack_all(leased).await.unwrap().is_empty());
+        } else {
+            let pulled = queue.pull_many(7).await.unwrap();
+            assert_eq!(proxy.scripts() - before, 4);
+            let order: Vec<_> = pulled.into_iter().map(Result::unwrap).collect();
+            assert_eq!(order, messages, "in their order");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_batch_that_fails_in_the_middle_says_what_is_safe() {
     let (space, queue) = Space::with_queue().await;
     // A key in the way of facet `bad` refuses the part that has it.
