@@ -394,7 +394,7 @@ pub(crate) async fn beside(
     report: &mut Report,
     scale: Scale,
 ) -> Result<(), Any> {
-    let (count, rounds) = (scale.of(4000, 200), scale.of(15, 1));
+    let (count, rounds) = (scale.of(1000, 200), scale.of(60, 1));
     let broker = server.broker.clone();
     let queue = broker.register_queue("bench", "^t$").await?;
     let paused = broker.register_queue("paused", "^t$").await?;

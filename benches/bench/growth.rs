@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use crate::{
     Any, Scale,
     cost::{fill, lists, median, message},
-    report::{Report, short},
+    report::{CONTROL, Report, short},
     server::Server,
 };
 
@@ -75,5 +77,48 @@ pub(crate) async fn measure(
     let row = vec![waiting.to_string(), ms(took), slowest];
     let head = ["messages", "took, ms", "longest script, ms"];
     report.table("Destroy of a queue of 1,000 facets", &head, &[row]);
-    server.flush().await
+    server.flush().await?;
+    control(server, report, scale).await
+}
+
+/// How long scripts take, by the clock, that only count for about as long as the largest deliveries
+/// do, and are sent as much: what is above that is the machine's.
+async fn control(server: &mut Server, report: &mut Report, scale: Scale) -> Result<(), Any> {
+    const COUNT: &str = "local n = 0 for i = 1, ARGV[1] do n = n + i end";
+    let calls = scale.of(4000, 50);
+    report.progress(&format!("{calls} scripts that only count, for comparison"));
+    let body = "x".repeat(BYTES);
+    let count = |loops: u64| {
+        let mut command = redis::cmd("EVAL");
+        command.arg(COUNT).arg(0).arg(loops);
+        for _ in 0..500 {
+            command.arg(&body);
+        }
+        command
+    };
+    let mut raw = server.raw.clone();
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let begun = Instant::now();
+        count(100_000).exec_async(&mut raw).await?;
+        times.push(begun.elapsed().as_secs_f64());
+    }
+    let loops = (100_000.0 * 1.5e-3 / median(times)) as u64;
+    server.long_scripts().await?;
+    let mut tasks = JoinSet::new();
+    for _ in 0..2 {
+        let (mut raw, count) = (raw.clone(), count(loops));
+        tasks.spawn(async move {
+            for _ in 0..calls / 2 {
+                count.exec_async(&mut raw).await?;
+            }
+            Ok::<_, Any>(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    let during = format!("{CONTROL}{calls} that only count for 1.5 ms");
+    report.scripts(during, &server.long_scripts().await?);
+    Ok(())
 }

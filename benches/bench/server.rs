@@ -87,7 +87,12 @@ impl Server {
     }
 
     pub(crate) async fn flush(&mut self) -> Result<(), Any> {
-        Ok(redis::cmd("FLUSHALL").exec_async(&mut self.raw).await?)
+        redis::cmd("FLUSHALL").exec_async(&mut self.raw).await?;
+        // What was unlinked is freed by another thread.
+        while self.info("memory", "lazyfree_pending_objects").await? > 0.0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     /// How long scripts took since the last question, in ms, the longest first; those of less than
@@ -99,7 +104,7 @@ impl Server {
         let mut longest = Vec::new();
         for entry in entries {
             let command: Vec<Vec<u8>> = redis::from_redis_value(entry[3].clone())?;
-            if command.first().is_some_and(|name| name.starts_with(b"EVALSHA")) {
+            if command.first().is_some_and(|name| name.starts_with(b"EVAL")) {
                 let us: f64 = redis::from_redis_value(entry[2].clone())?;
                 longest.push(us / 1000.0);
             }
