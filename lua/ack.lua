@@ -3,6 +3,6 @@
 --
 -- Returns as settle().
 -- From ARGV[2] on: the leases, as settle() has them.
-return settle(2, function(q, lease, id, record)
-  q.leases[lease].gone[id], q.acked = parse(record), q.acked + 1
+return settle(2, function(q, lease, id, facet)
+  q.leases[lease].gone[id], q.acked = facet, q.acked + 1
 end)

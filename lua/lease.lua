@@ -13,7 +13,7 @@ return take(name, most, bytes, function(q, chosen)
   -- The time is in it: should a crash of Redis take back the last draws of seq, no token fits
   -- twice.
   local lease = string.format("%.0f%06.0f", now, drawn % 1000000)
-  local records, seen, heads = {}, {}, {}
+  local fields, seen = {}, {}
   for i = 2, #chosen, 2 do
     local facet, message = chosen[i - 1], chosen[i]
     local id = message:match("^([1-9]%d*) %d+ %d+ %d+ ")
@@ -25,10 +25,11 @@ return take(name, most, bytes, function(q, chosen)
       message = id .. rest
       chosen[i] = message
     end
-    heads[#facet] = heads[#facet] or #facet .. " "
-    seen[id], records[i - 1], records[i] = true, id, heads[#facet] .. facet .. message
+    seen[id] = true
+    fields[2 * i - 3], fields[2 * i - 2] = id, facet
+    fields[2 * i - 1], fields[2 * i] = "m" .. id, message
   end
   redis.call("ZADD", q.timers, now + length, lease)
-  redis.call("HSET", q.lease .. lease, unpack(records))
+  redis.call("HSET", q.lease .. lease, unpack(fields))
   return lease
 end)

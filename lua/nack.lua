@@ -7,7 +7,9 @@ local counted = tonumber(ARGV[2]) -- 1 when the attempt counts, 0 when nobody ha
 -- From ARGV[3] on: the leases, as settle() has them.
 
 local refused
-local settled = settle(3, function(q, lease, id, record)
-  refused = release(q, lease, id, record, counted) or refused
+local settled = settle(3, function(q, lease, id, facet)
+  local message = redis.call("HGET", q.lease .. lease, "m" .. id)
+  refused = release(q, lease, id, facet, message, counted) or refused
+  return #(message or "")
 end)
 return refused or settled

@@ -35,8 +35,8 @@ local function open(i)
     parked = KEYS[before + 3], -- zset: paused facet with messages -> the turn it left with, or 0
     idle = KEYS[before + 4], -- zset: facet in debt, with none waiting -> the turn it left with
     timers = KEYS[before + 5], -- zset: lease -> its end, ms
-    lease = KEYS[before + 6], -- then a lease: hash: id -> "<bytes of the facet> <facet><message>".
-    -- It is named by its number; what was extended apart from others by "<number>/<id>"
+    lease = KEYS[before + 6], -- then a lease: hash: id -> facet, "m<id>" -> message. It is named by
+    -- its number; what was extended apart from others by "<number>/<id>"
     held = KEYS[before + 7], -- hash: facet -> how many of its messages are leased; "" -> all
     weights = KEYS[before + 8], -- hash: facet -> its weight, where that is not 1
     pauses = KEYS[before + 9], -- set: paused facets; the empty one is the queue itself
@@ -116,6 +116,9 @@ local function close(q)
     if #gone == of.size then
       over[#over + 1], keys[#keys + 1] = lease, q.lease .. lease
     else
+      for i = 1, #gone do
+        gone[#gone + 1] = "m" .. gone[i]
+      end
       write("HDEL", q.lease .. lease, gone)
     end
   end
@@ -124,14 +127,20 @@ local function close(q)
     redis.call("ZREM", q.timers, unpack(over))
   end
   if next(q.loads) then
-    local facets, all, set, unset, texts = { "" }, 0, {}, {}, {}
+    local all, facets, befores, set, unset, texts = 0, {}, {}, {}, {}, {}
     for facet, load in pairs(q.loads) do
       facets[#facets + 1], all = facet, all + load
     end
-    q.loads[""] = all
-    for i, before in ipairs(redis.call("HMGET", q.held, unpack(facets))) do
-      local facet = facets[i]
-      local load = (tonumber(before) or 0) + q.loads[facet]
+    local held = tonumber(redis.call("HGET", q.held, "")) or 0
+    facets[#facets + 1], q.loads[""] = "", all
+    if held > 0 and held + all <= 0 then
+      redis.call("UNLINK", q.held)
+      facets = {}
+    elseif held > 0 then
+      befores = redis.call("HMGET", q.held, unpack(facets))
+    end
+    for i, facet in ipairs(facets) do
+      local load = (tonumber(befores[i]) or 0) + q.loads[facet]
       if load > 0 then
         texts[load] = texts[load] or string.format("%d", load)
         set[#set + 1], set[#set + 2] = facet, texts[load]
@@ -213,22 +222,11 @@ local function arrive(q, facets)
   q.moved = q.moved or #facets > 0
 end
 
--- Reads what is leased. Returns its facet, and where the message begins; or "" when it is not
--- fairlane's.
-local function parse(record)
-  local bytes, from = record:match("^(%d+) ()")
-  if not from then
-    return ""
-  end
-  return record:sub(from, from + bytes - 1), from + bytes
-end
-
 -- Gives a leased message back to the front of its facet: the one way back for all that is leased.
 -- Returns nil, or the error that says why its list cannot take it; it stays leased then.
-local function release(q, lease, id, record, counted)
-  local facet, from = parse(record)
-  local attempts, rest = (from and record or ""):match("^%d+ (%d+)()", from)
-  if not attempts then
+local function release(q, lease, id, facet, message, counted)
+  local attempts, rest = (message or ""):match("^%d+ (%d+)()")
+  if not attempts or facet == "" then
     return redis.error_reply("RECORD what is leased as " .. id .. " is not fairlane's")
   end
   local messages = q.returned[facet]
@@ -242,7 +240,7 @@ local function release(q, lease, id, record, counted)
     messages = {}
     q.returned[facet] = messages
   end
-  messages[#messages + 1] = id .. " " .. (attempts + counted) .. record:sub(rest)
+  messages[#messages + 1] = id .. " " .. (attempts + counted) .. message:sub(rest)
   q.leases[lease].gone[id] = facet
   q.waiting, q.came_back = q.waiting + 1, q.came_back + 1
 end
@@ -263,24 +261,32 @@ local function due(q, most)
     local size = redis.pcall("HLEN", key)
     if type(size) == "table" then
       stuck[lease] = true
-    elseif #back > 0 and (#back + size > most or bytes >= MOST_BYTES / 2) then
+    elseif #back > 0 and (#back + size / 2 > most or bytes >= MOST_BYTES / 2) then
       more = true
       break
     else
-      q.leases[lease] = { size = size, gone = {} }
+      local of = { size = 0, gone = {} }
       local all = size > 0 and redis.call("HGETALL", key) or {}
+      local messages = {}
       for i = 1, #all, 2 do
-        back[#back + 1] = { lease = lease, id = all[i], record = all[i + 1] }
-        bytes = bytes + #all[i + 1]
+        messages[all[i]], bytes = all[i + 1], bytes + #all[i + 1]
       end
+      for i = 1, #all, 2 do
+        local id, facet = all[i], all[i + 1]
+        if id:byte() ~= 109 then -- m
+          of.size, back[#back + 1] = of.size + 1, { lease, id, facet, messages["m" .. id] }
+        end
+      end
+      q.leases[lease] = of
     end
   end
   -- The newest first: each goes to the front, and the oldest shall be there in the end.
   table.sort(back, function(a, b)
-    return (tonumber(a.id) or 0) > (tonumber(b.id) or 0)
+    return (tonumber(a[2]) or 0) > (tonumber(b[2]) or 0)
   end)
   for _, m in ipairs(back) do
-    stuck[m.lease] = release(q, m.lease, m.id, m.record, 1) and true or stuck[m.lease]
+    local lease, id, facet, message = unpack(m, 1, 4)
+    stuck[lease] = release(q, lease, id, facet, message, 1) and true or stuck[lease]
   end
   for lease in pairs(stuck) do
     q.stuck[#q.stuck + 1], q.stuck[#q.stuck + 2] = now + 60000, lease
@@ -288,9 +294,9 @@ local function due(q, most)
   return more
 end
 
--- Calls act(q, lease, id, record) for each message that is named from ARGV[first] on and still
--- leased by the caller. They are named in groups, each: queue among KEYS, number of the lease, how
--- many, their ids. Ends with the group in which it has read MOST_BYTES.
+-- Calls act(q, lease, id, facet) for each message that is named from ARGV[first] on and still leased
+-- by the caller; it returns how much it has read. They are named in groups, each: queue among KEYS,
+-- number of the lease, how many, their ids. Ends with the group in which MOST_BYTES were read.
 --
 -- Returns how many of them, at the beginning, are still to be named in a next call; then the
 -- places, counted from 1, of those that are not the caller's.
@@ -310,24 +316,23 @@ local function settle(first, act)
   -- The last first: what goes back to the front shall be in the order of the call.
   while #groups > 0 and bytes < MOST_BYTES do
     local q, number, from, count, before = unpack(table.remove(groups))
-    local records = redis.call("HMGET", q.lease .. number, unpack(ARGV, from, from + count - 1))
+    local facets = redis.call("HMGET", q.lease .. number, unpack(ARGV, from, from + count - 1))
     for n = count, 1, -1 do
-      local lease, id, record = number, ARGV[from + n - 1], records[n]
-      if not record then
+      local lease, id, facet = number, ARGV[from + n - 1], facets[n]
+      if not facet then
         lease = number .. "/" .. id
-        record = redis.call("HGET", q.lease .. lease, id)
+        facet = redis.call("HGET", q.lease .. lease, id)
       end
       local of = q.leases[lease]
-      if record and not of then
-        of = { size = redis.call("HLEN", q.lease .. lease), gone = {} }
+      if facet and not of then
+        of = { size = redis.call("HLEN", q.lease .. lease) / 2, gone = {} }
         q.leases[lease] = of
       end
-      if record and not of.gone[id] and not q.closed then
-        act(q, lease, id, record)
+      if facet and not of.gone[id] and not q.closed then
+        bytes = bytes + (act(q, lease, id, facet) or 0)
       else
         lost[#lost + 1] = before + n
       end
-      bytes = bytes + #(record or "")
     end
     named = before
   end
@@ -374,8 +379,9 @@ local function choose(q, most, bytes, pops)
   end
   -- A key that is no list holds no message.
   local function facet(name, turn)
-    local left = tonumber(redis.pcall("LLEN", q.list .. name)) or 0
-    local f = { name = name, turn = tonumber(turn), taken = 0, left = left }
+    local key = q.list .. name
+    local left = tonumber(redis.pcall("LLEN", key)) or 0
+    local f = { name = name, key = key, turn = tonumber(turn), taken = 0, left = left }
     local returned = q.returned[name]
     if returned then
       f.page, f.at, f.left, f.before = {}, 1, left + #returned, #returned
@@ -388,7 +394,7 @@ local function choose(q, most, bytes, pops)
   -- Returns the next message of a facet that has one left. Reads ahead in pages that grow: most
   -- facets give one message to a call, and some give all of it.
   local function next_of(f)
-    local key, from = q.list .. f.name, f.taken - (f.before or 0)
+    local key, from = f.key, f.taken - (f.before or 0)
     if f.page and f.page[f.at] then
       f.at = f.at + 1
       return f.page[f.at - 1]
@@ -482,7 +488,7 @@ local function take(name, most, bytes, keep)
       end
       back[#back + 1] = f.over
       if #back > 0 then
-        redis.call("LPUSH", q.list .. f.name, unpack(back))
+        redis.call("LPUSH", f.key, unpack(back))
       end
     end
     if f.left == 0 then

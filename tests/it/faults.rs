@@ -462,10 +462,19 @@ async fn what_somebody_else_put_among_the_leased_stops_nothing_and_doubles_nothi
     deliver(&space.broker, "a", 2).await;
     let _gone = queue.lease().lasting(SECOND).await.unwrap().unwrap();
     let end = (space.clock.now() + 1).to_string();
-    let odd = [("0", "garbage"), ("77", "1 2 ab"), ("78", "1 x"), ("79", "1 2"), ("odd", "")];
-    for (id, record) in odd {
-        run::<()>(&["HSET", &space.of("q", &format!("l:{id}")), id, record]).await;
-        run::<()>(&["ZADD", &space.of("q", "timers"), &end, id]).await;
+    // Of each lease, fields and values in turn.
+    let odd: [(&str, &[&str]); 6] = [
+        ("0", &["0", "garbage", "m0", "garbage"]),
+        ("77", &["77", "a"]),
+        ("78", &["m78", "78 0 0 1 tx"]),
+        ("79", &["79", "a", "m79", "79 x"]),
+        ("82", &["82", "", "m82", "82 0 0 1 tx"]),
+        ("odd", &["odd", ""]),
+    ];
+    for (lease, fields) in odd {
+        let key = space.of("q", &format!("l:{lease}"));
+        run::<()>(&[&["HSET", &key], fields].concat()).await;
+        run::<()>(&["ZADD", &space.of("q", "timers"), &end, lease]).await;
     }
     // A lease that is no hash, and one that is not there.
     run::<()>(&["SET", &space.of("q", "l:80"), "in the way"]).await;

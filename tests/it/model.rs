@@ -975,10 +975,14 @@ impl<B: Breach> Real<B> {
             let (leases, ends) = queue.leases();
             assert_eq!(timers, ends, "timers of {name}");
             for (lease, ids) in leases {
-                let mut stored: Vec<u64> =
+                let mut stored: Vec<String> =
                     support::run(&["HKEYS", &key(&format!("l:{lease}"))]).await;
                 stored.sort_unstable();
-                assert_eq!(stored, ids, "lease {lease} of {name}");
+                // A facet and a message of each.
+                let mut expected: Vec<_> =
+                    ids.iter().flat_map(|id| [id.to_string(), format!("m{id}")]).collect();
+                expected.sort_unstable();
+                assert_eq!(stored, expected, "lease {lease} of {name}");
             }
             let mut lists = redis::pipe();
             for facet in FACETS {
