@@ -45,9 +45,18 @@ pub(crate) fn message(facet: usize, bytes: usize) -> Value {
     json!({"f": facet, "x": fill})
 }
 
-/// What was found in a round for each thing that was done: us of CPU a message, and messages a
-/// second.
-type Round = BTreeMap<&'static str, (f64, f64)>;
+/// What was found in a round for each thing that was done.
+type Round = BTreeMap<&'static str, Found>;
+
+#[derive(Clone, Copy)]
+struct Found {
+    /// Of CPU of the server a message, in us.
+    cpu: f64,
+    /// Messages a second.
+    rate: f64,
+    /// Scripts a message.
+    scripts: f64,
+}
 
 /// Takes the time of the server and of the clock for something that is done with messages.
 struct Meter<'a> {
@@ -62,11 +71,13 @@ impl Meter<'_> {
         messages: usize,
         done: impl Future<Output = Result<(), Any>>,
     ) -> Result<(), Any> {
+        let scripts = self.server.scripts().await?;
         let (before, begun) = (self.server.cpu().await?, Instant::now());
         done.await?;
         let rate = messages as f64 / begun.elapsed().as_secs_f64();
         let cpu = (self.server.cpu().await? - before) / messages as f64;
-        self.round.insert(what, (cpu, rate));
+        let scripts = (self.server.scripts().await? - scripts) / messages as f64;
+        self.round.insert(what, Found { cpu, rate, scripts });
         Ok(())
     }
 }
@@ -227,7 +238,11 @@ async fn round(server: &mut Server, queue: &Queue, messages: &[Value]) -> Result
     };
     meter.of(NOTHING, count, at_once(count, nothing)).await?;
     let mut round = meter.round;
-    let both = |a: (f64, f64), b: (f64, f64)| (a.0 + b.0, 1.0 / (1.0 / a.1 + 1.0 / b.1));
+    let both = |a: Found, b: Found| Found {
+        cpu: a.cpu + b.cpu,
+        rate: 1.0 / (1.0 / a.rate + 1.0 / b.rate),
+        scripts: a.scripts + b.scripts,
+    };
     round.insert(LIST, both(round[RPUSH], round[LPOP]));
     round.insert(CYCLE, both(round[DELIVER_ALL], round[LEASE_MANY]));
     Ok(round)
@@ -243,20 +258,24 @@ struct Rounds(Vec<Round>);
 
 impl Rounds {
     fn cpu(&self, what: &str) -> f64 {
-        median(self.0.iter().map(|round| round[what].0).collect())
+        median(self.0.iter().map(|round| round[what].cpu).collect())
     }
 
     fn rate(&self, what: &str) -> f64 {
-        median(self.0.iter().map(|round| round[what].1).collect())
+        median(self.0.iter().map(|round| round[what].rate).collect())
+    }
+
+    fn scripts(&self, what: &str) -> f64 {
+        median(self.0.iter().map(|round| round[what].scripts).collect())
     }
 
     /// The cost of one thing to that of another in the same round.
     fn ratio(&self, what: &str, to: &str) -> f64 {
-        median(self.0.iter().map(|round| round[what].0 / round[to].0).collect())
+        median(self.0.iter().map(|round| round[what].cpu / round[to].cpu).collect())
     }
 
     fn rate_ratio(&self, what: &str, to: &str) -> f64 {
-        median(self.0.iter().map(|round| round[what].1 / round[to].1).collect())
+        median(self.0.iter().map(|round| round[what].rate / round[to].rate).collect())
     }
 }
 
@@ -344,11 +363,19 @@ fn write(
                 short(rounds.ratio(what, LIST)),
                 short(rounds.rate(what)),
                 short(rounds.rate_ratio(what, LIST)),
+                short(rounds.scripts(what)),
             ]
         })
         .collect();
     let title = format!("Cost: {facets} facets, bodies of {bytes} bytes, {routes} routes");
-    let head = ["what", "CPU us", "to RPUSH + LPOP", "messages/s", "to RPUSH + LPOP "];
+    let head = [
+        "what",
+        "CPU us",
+        "to RPUSH + LPOP",
+        "messages/s",
+        "to RPUSH + LPOP ",
+        "scripts a message",
+    ];
     report.table(&title, &head, &rows);
     if main {
         for what in all {
@@ -420,7 +447,7 @@ pub(crate) async fn beside(
             };
             meter.of(what, count, leasing).await?;
         }
-        ratios.push(meter.round["paused"].0 / meter.round["none"].0);
+        ratios.push(meter.round["paused"].cpu / meter.round["none"].cpu);
     }
     report.target("lease beside 1,000 paused facets to none", median(ratios), 1.05, " x");
     server.flush().await?;
@@ -447,7 +474,7 @@ pub(crate) async fn beside(
             };
             meter.of(namespace, count, delivering).await?;
         }
-        ratios.push(meter.round["many"].0 / meter.round["few"].0);
+        ratios.push(meter.round["many"].cpu / meter.round["few"].cpu);
         brokers.rotate_left(round % 2); // Neither is always the first.
     }
     report.target("deliver with 1,000 routes to deliver with 1", median(ratios), 1.05, " x");

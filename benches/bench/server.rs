@@ -68,6 +68,14 @@ impl Server {
         Ok((user + self.info("cpu", "used_cpu_sys").await?) * 1e6)
     }
 
+    /// The scripts that were run.
+    pub(crate) async fn scripts(&mut self) -> Result<f64, Any> {
+        let stats: String =
+            redis::cmd("INFO").arg("commandstats").query_async(&mut self.raw).await?;
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        Ok(line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0.0))
+    }
+
     /// The commands that clients have sent: those of a worker, without what its scripts call.
     pub(crate) async fn commands(&mut self) -> Result<f64, Any> {
         let stats: String =
