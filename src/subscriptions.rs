@@ -51,6 +51,9 @@ struct Subscriber {
     inbox: Arc<Inbox>,
     /// Until Redis has confirmed it.
     confirm: Option<oneshot::Sender<Result<()>>>,
+    /// Whether Redis has subscribed it since it came: what others with its glob hear before that was
+    /// published before.
+    hears: bool,
     /// Whether the connection over which it was confirmed is gone.
     away: bool,
     /// Whether it was told that Redis refuses it, since it last heard.
@@ -65,7 +68,8 @@ impl Subscriptions {
     pub(crate) fn join(&self, glob: &str, confirm: oneshot::Sender<Result<()>>) -> Arc<Inbox> {
         let inbox = Arc::<Inbox>::default();
         let confirm = Some(confirm);
-        let subscriber = Subscriber { inbox: inbox.clone(), confirm, away: false, refused: false };
+        let subscriber =
+            Subscriber { inbox: inbox.clone(), confirm, hears: false, away: false, refused: false };
         lock(&self.shared).subscribers.entry(glob.to_owned()).or_default().push(subscriber);
         self.changed.notify_one();
         inbox
@@ -146,7 +150,7 @@ impl Running {
                     [Value::BulkString(glob), Value::BulkString(channel), Value::BulkString(body)],
                 ) => {
                     let (channel, body) = (Arc::from(&channel[..]), Arc::from(&body[..]));
-                    for inbox in inboxes(&shared, glob, |_| true) {
+                    for inbox in inboxes(&shared, glob, |subscriber| subscriber.hears) {
                         let (channel, body) = (Arc::clone(&channel), Arc::clone(&body));
                         inbox.put(Entry::Heard { channel, body });
                     }
@@ -154,7 +158,7 @@ impl Running {
                 // What comes after this is heard again: exactly here is the end of a gap.
                 (PushKind::PSubscribe, [Value::BulkString(glob), ..]) => {
                     let were_away = |subscriber: &mut Subscriber| {
-                        subscriber.refused = false;
+                        (subscriber.hears, subscriber.refused) = (true, false);
                         std::mem::take(&mut subscriber.away)
                     };
                     for inbox in inboxes(&shared, glob, were_away) {

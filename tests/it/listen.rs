@@ -86,6 +86,24 @@ async fn globs_are_those_of_redis() {
 }
 
 #[tokio::test]
+async fn one_who_comes_to_a_glob_hears_nothing_that_was_published_before() {
+    let space = Space::new().await;
+    let mut first = space.broker.listen("t").await.unwrap();
+    let mut late = message("a", "t", 0);
+    late["fill"] = "x".repeat(300_000).into(); // So that it is still on its way.
+    for n in 0..50 {
+        late["n"] = n.into();
+        space.broker.deliver(&late).await.unwrap();
+        let mut second = space.broker.listen("t").await.unwrap();
+        space.broker.deliver(&message("a", "t", 1000 + n)).await.unwrap();
+        assert_eq!(heard(&mut second).await.message["n"], 1000 + n);
+        assert_eq!(heard(&mut first).await.message["n"], n);
+        assert_eq!(heard(&mut first).await.message["n"], 1000 + n);
+    }
+    space.end().await;
+}
+
+#[tokio::test]
 async fn a_listener_hears_its_own_namespace_alone() {
     let (space, other) = (Space::new().await, Space::new().await);
     let mut listener = space.broker.listen("*").await.unwrap();
