@@ -391,8 +391,8 @@ local function choose(q, most, bytes, pops)
     end
     return f
   end
-  -- Returns the next message of a facet that has one left. Reads ahead in pages that grow: most
-  -- facets give one message to a call, and some give all of it.
+  -- Returns the next message of a facet that has one left. Reads ahead, but not far: the next ones
+  -- may be larger.
   local function next_of(f)
     local key, from = f.key, f.taken - (f.before or 0)
     if f.page and f.page[f.at] then
@@ -402,7 +402,7 @@ local function choose(q, most, bytes, pops)
       return pops and redis.call("LPOP", key) or redis.call("LINDEX", key, "0")
     end
     local size = math.floor(65536 / #chosen[2 * count])
-    size = math.max(1, math.min(from, size, f.left, most - count, 128))
+    size = math.max(1, math.min(from, size, f.left, most - count, 8))
     f.page = pops and redis.call("LPOP", key, size)
       or redis.call("LRANGE", key, from, from + size - 1)
     f.at = 2
@@ -453,7 +453,7 @@ local function choose(q, most, bytes, pops)
     if f.left > 0 then
       line_up(f)
     else
-      q.facets = q.facets - 1
+      q.facets, f.out = q.facets - 1, true
     end
   end
   return chosen, seen, 0
@@ -491,7 +491,7 @@ local function take(name, most, bytes, keep)
         redis.call("LPUSH", f.key, unpack(back))
       end
     end
-    if f.left == 0 then
+    if f.out then
       drained[#drained + 1] = f.name
       if f.turn > q.floor then
         q.owing[#q.owing + 1], q.owing[#q.owing + 2] = f.turn, f.name

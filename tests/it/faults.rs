@@ -457,6 +457,21 @@ async fn what_somebody_else_put_into_a_list_stops_nothing_and_is_not_lost() {
 }
 
 #[tokio::test]
+async fn a_list_that_was_deleted_before_its_turn_leaves_nothing_behind() {
+    let (space, queue) = Space::with_queue().await;
+    queue.facet("a").set_weight(1000.0).await.unwrap();
+    deliver(&space.broker, "a", 2).await;
+    deliver(&space.broker, "z", 1).await;
+    run::<()>(&["DEL", &space.of("q", "f:z")]).await;
+    assert_eq!(queue.pull_many(2).await.unwrap().len(), 2, "z is looked at, and has no turn yet");
+    assert!(queue.pull().await.unwrap().is_none());
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.facets_ready, stats.waiting), (0, 0));
+    queue.facet("a").set_weight(1.0).await.unwrap();
+    space.end().await;
+}
+
+#[tokio::test]
 async fn what_somebody_else_put_among_the_leased_stops_nothing_and_doubles_nothing() {
     let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 2).await;
