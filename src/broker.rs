@@ -181,7 +181,7 @@ impl<T> Broker<T> {
     ///
     /// The receipt names the queues. That there is none is no error: the message is then kept
     /// nowhere. What one message costs Redis grows with the queues that match it, by about 15 us
-    /// for each.
+    /// for each. Calls that are made at the same time have no order among each other.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when facet or topic is missing, empty or longer than 512

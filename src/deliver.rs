@@ -44,7 +44,7 @@ pub(crate) async fn deliver_one(core: &Arc<Core>, message: Ready) -> Result<Rece
 
 async fn together(core: Arc<Core>, callers: Vec<(Ready, Reply<Result<Receipt>>)>) {
     let (messages, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let (delivered, failed) = match deliver(&core, &messages).await {
+    let (delivered, mut failed) = match deliver(&core, &messages).await {
         Ok(receipts) => (receipts, None),
         Err(Error::Interrupted { delivered, source }) => (delivered, Some(*source)),
         Err(error) => (Vec::new(), Some(error)),
@@ -55,8 +55,12 @@ async fn together(core: Arc<Core>, callers: Vec<(Ready, Reply<Result<Receipt>>)>
         reply.give(match (delivered.next(), &failed) {
             (Some(receipt), _) => Ok(receipt),
             // One is not refused for another's fault.
-            (None, Some(error)) if error.is_refusal() && !alone => {
-                deliver(&core, std::slice::from_ref(message)).await.and_then(only)
+            (None, Some(error)) if error.is_of_one() && !alone => {
+                let again = deliver(&core, std::slice::from_ref(message)).await.and_then(only);
+                if again.as_ref().is_err_and(|error| !error.is_of_one()) {
+                    failed = Some(Error::not_made());
+                }
+                again
             }
             (None, Some(error)) => Err(error.clone()),
             (None, None) => only(Vec::new()),

@@ -248,16 +248,21 @@ impl Error {
         Self::Unsupported { found: found.into(), needed }
     }
 
-    /// Whether it says that a call was refused, so that nothing of it happened: what it was refused
-    /// for may be the fault of one of several who made it together.
-    pub(crate) fn is_refusal(&self) -> bool {
-        !matches!(
-            self,
-            Self::NotSent(_)
-                | Self::MaybeApplied(_)
-                | Self::Interrupted { .. }
-                | Self::PullInterrupted { .. }
-        )
+    /// Whether a call was refused for what may be the fault of one of several who made it together:
+    /// a key that is in the way, or that the user may not touch; a lease that has ended.
+    pub(crate) fn is_of_one(&self) -> bool {
+        match self {
+            Self::WrongType(_) | Self::Denied(_) | Self::LeaseLost(_) => true,
+            Self::Server { code, .. } => code == "ERR" || code == "RECORD",
+            _ => false,
+        }
+    }
+
+    /// That a call was not made, because another one before it failed.
+    pub(crate) fn not_made() -> Self {
+        Self::NotSent(Cause::new(
+            "it was refused together with others, and a call after that failed",
+        ))
     }
 
     /// Gives the queue's name to the refusal of a script that knows no such queue.

@@ -30,6 +30,11 @@ impl<Out> Reply<Out> {
     pub(crate) fn give(self, outcome: Out) {
         drop(self.0.send(outcome));
     }
+
+    /// Whether anybody waits for it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.0.is_closed()
+    }
 }
 
 /// By runtime, since only the tasks of one that is driven go on, and by what all that go out
@@ -123,7 +128,7 @@ impl<Key: Clone + Eq + Hash, In, Out> Gather<Key, In, Out> {
             runtime.spawn(async move {
                 yield_now().await;
                 let mut callers = going.callers();
-                callers.retain(|(_, reply)| !reply.0.is_closed());
+                callers.retain(|(_, reply)| reply.is_awaited());
                 if !callers.is_empty() {
                     let _away = Away::too(&gather);
                     call(callers).await;

@@ -104,7 +104,7 @@ impl<Out> Lease<Out> {
         Out: 'static,
     {
         let (core, decode) = (broker.core.clone(), broker.form.decode);
-        let order = Order { source, most, length: Some(LASTING), wait: Duration::ZERO };
+        let order = Order::new(source, most, Some(LASTING));
         let finish = move |taken: Vec<Taken>, queue: &Arc<str>, length| {
             let delivery = |taken| Delivery::new(&core, queue, length, decode, taken);
             finish(taken.into_iter().map(delivery).collect())

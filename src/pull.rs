@@ -38,7 +38,7 @@ impl<Out> Pull<Out> {
         most: usize,
         finish: impl FnOnce(Arc<str>, Vec<Taken>) -> Result<Out> + Send + 'static,
     ) -> Self {
-        let order = Order { source, most, length: None, wait: Duration::ZERO };
+        let order = Order::new(source, most, None);
         Self { core: core.clone(), order, finish: Box::new(finish) }
     }
 

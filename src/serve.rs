@@ -18,7 +18,7 @@ use crate::{
     link::Pause,
     queues::Source,
     settle::{Settling, settle},
-    take::{MOST_OF_A_PART, Next, Taken, take},
+    take::{MOST, MOST_OF_A_PART, Next, Taken, take},
     wait::{Line, Turn},
 };
 
@@ -33,6 +33,13 @@ pub(crate) struct Order {
     /// Of the lease; none to take for good.
     pub(crate) length: Option<Duration>,
     pub(crate) wait: Duration,
+}
+
+impl Order {
+    /// One that does not wait.
+    pub(crate) fn new(source: Source, most: usize, length: Option<Duration>) -> Self {
+        Self { source, most: most.min(MOST), length, wait: Duration::ZERO }
+    }
 }
 
 /// Takes from the first queue that has something. Where none has, waits for it.
@@ -161,27 +168,35 @@ async fn together(
     callers: Vec<(usize, Reply<Asked>)>,
 ) {
     let mut callers = VecDeque::from(callers);
-    while !callers.is_empty() {
-        let most = callers.iter().map(|(most, _)| most).sum();
-        let (taken, next) = match take(&core, &queue, most, length).await {
-            Ok((taken, next)) => (taken, next),
-            Err(error) => {
-                for (_, reply) in callers {
-                    reply.give(Err(error.clone()));
-                }
-                return;
-            }
-        };
-        // Where a bound of bytes has ended it, there is more for those who got nothing.
-        let over = taken.is_empty() || next != Next::Now;
-        let mut taken = taken.into_iter();
-        while over || taken.len() > 0 {
-            let Some((most, reply)) = callers.pop_front() else { break };
-            let taken = taken.by_ref().take(most).collect();
-            let leased = length.is_some();
-            let core = core.clone();
-            reply.give(Ok((Unclaimed { core, queue: queue.clone(), taken, leased }, next)));
+    let leased = length.is_some();
+    let unclaimed = |taken| Unclaimed { core: core.clone(), queue: queue.clone(), taken, leased };
+    loop {
+        callers.retain(|(_, reply)| reply.is_awaited());
+        if callers.is_empty() {
+            return;
         }
+        let most = callers.iter().map(|(most, _)| most).sum();
+        let (taken, ended) = take(&core, &queue, most, length).await;
+        // Where a bound of bytes has ended it, there is more for those who got nothing.
+        let more = !taken.is_empty() && ended.as_ref().is_ok_and(|next| *next == Next::Now);
+        let mut taken = taken.into_iter();
+        while !more || taken.len() > 0 {
+            let Some((most, reply)) = callers.pop_front() else { break };
+            if !reply.is_awaited() {
+                continue;
+            }
+            let got: Vec<_> = taken.by_ref().take(most).collect();
+            reply.give(match &ended {
+                Ok(next) => Ok((unclaimed(got), *next)),
+                Err(_) if got.len() == most => Ok((unclaimed(got), Next::Now)),
+                Err(error) if got.is_empty() => Err(error.clone()),
+                Err(error) => {
+                    let pulled = got.into_iter().map(|taken| taken.stored.into()).collect();
+                    Err(Error::PullInterrupted { pulled, source: Box::new(error.clone()) })
+                }
+            });
+        }
+        drop(unclaimed(taken.collect())); // What was leased for those who left goes back.
     }
 }
 

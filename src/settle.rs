@@ -48,26 +48,56 @@ async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>)
     // What was leased together goes as one group.
     callers.sort_by(|(a, _), (b, _)| (&a.queue, a.lease).cmp(&(&b.queue, b.lease)));
     let (tokens, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let mut settled = settle(&core, Settling::Ack, &tokens).await;
+    let mut settled = settle_each(&core, Settling::Ack, &tokens).await;
     let alone = tokens.len() == 1;
     for (token, reply) in tokens.iter().zip(replies) {
         reply.give(match &mut settled {
-            Ok(lost) => match lost.iter().position(|lost| lost == token) {
-                Some(place) => Err(Error::LeaseLost(lost.remove(place).id)),
+            Ok(lost) => match lost.iter().position(|lost| lost.token == *token) {
+                Some(place) => Err(lost.swap_remove(place).error()),
                 None => Ok(()),
             },
             // One is not refused for another's fault.
-            Err(error) if error.is_refusal() && !alone => {
-                settle_one(&core, Settling::Ack, token).await
+            Err(error) if error.is_of_one() && !alone => {
+                let again = settle_one(&core, Settling::Ack, token).await;
+                if again.as_ref().is_err_and(|error| !error.is_of_one()) {
+                    settled = Err(Error::not_made());
+                }
+                again
             }
             Err(error) => Err(error.clone()),
         });
     }
 }
 
-/// Settles leases, those of all queues in one call for each 1,000, or more calls where bodies are
-/// large. Returns the tokens that were lost.
+/// A token that is not the caller's any more.
+struct Lost {
+    token: Token,
+    /// Whether this call may have settled it, when it was sent before the connection broke.
+    doubtful: bool,
+}
+
+impl Lost {
+    fn error(&self) -> Error {
+        if self.doubtful {
+            let why = "sent again after the connection broke: the first may have worked";
+            return Error::MaybeApplied(Cause::new(why));
+        }
+        Error::LeaseLost(self.token.id)
+    }
+}
+
+/// Settles leases. Returns the tokens that were lost.
 pub(crate) async fn settle(core: &Core, how: Settling, tokens: &[Token]) -> Result<Vec<Token>> {
+    let lost = settle_each(core, how, tokens).await?;
+    match lost.iter().find(|lost| lost.doubtful) {
+        Some(lost) => Err(lost.error()),
+        None => Ok(lost.into_iter().map(|lost| lost.token).collect()),
+    }
+}
+
+/// Settles leases, those of all queues in one call for each 1,000, or more calls where bodies are
+/// large.
+async fn settle_each(core: &Core, how: Settling, tokens: &[Token]) -> Result<Vec<Lost>> {
     let mut lost = Vec::new();
     for part in tokens.chunks(MOST) {
         let mut places = Vec::new();
@@ -76,18 +106,20 @@ pub(crate) async fn settle(core: &Core, how: Settling, tokens: &[Token]) -> Resu
             left = some(core, how, &part[..left], &mut places).await?;
         }
         places.sort_unstable();
-        lost.extend(places.into_iter().filter_map(|place| part.get(place - 1)).cloned());
+        lost.extend(places.into_iter().filter_map(|(place, doubtful)| {
+            Some(Lost { token: part.get(place - 1)?.clone(), doubtful })
+        }));
     }
     Ok(lost)
 }
 
 /// Settles some of the tokens, the last ones first. Adds the places of those that were lost,
-/// counted from 1, and returns how many are left, at the beginning.
+/// counted from 1, and whether that is doubtful. Returns how many are left, at the beginning.
 async fn some(
     core: &Core,
     how: Settling,
     tokens: &[Token],
-    lost: &mut Vec<usize>,
+    lost: &mut Vec<(usize, bool)>,
 ) -> Result<usize> {
     let places = Places::of(tokens.iter().map(|token| &*token.queue));
     let script = match how {
@@ -114,11 +146,7 @@ async fn some(
     let [left, lost_places @ ..] = numbers.as_slice() else {
         return Err(unexpected("a settling without a number"));
     };
-    if reply.repeated && !lost_places.is_empty() {
-        let why = "sent again after the connection broke: the first may have worked";
-        return Err(Error::MaybeApplied(Cause::new(why)));
-    }
-    lost.extend(lost_places);
+    lost.extend(lost_places.iter().map(|place| (*place, reply.repeated)));
     Ok((*left).min(tokens.len() - 1))
 }
 

@@ -8,9 +8,12 @@ use std::{
 };
 
 use fairlane::{Broker, Delivery, Error, Queue, Token};
-use futures_util::future::{join_all, poll_immediate};
+use futures_util::{
+    future::{join_all, poll_immediate},
+    stream::{FuturesUnordered, StreamExt},
+};
 
-use crate::support::{Server, Space, deliver, message, run};
+use crate::support::{Proxy, Server, Space, deliver, message, run};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -201,4 +204,78 @@ fn a_runtime_that_stands_still_holds_up_no_other() {
     let ended = other.block_on(async { tokio::time::timeout(SECOND, standing).await });
     assert!(matches!(ended, Ok(Err(Error::MaybeApplied(_)))), "{ended:?}");
     other.block_on(space.delete());
+}
+
+#[tokio::test]
+async fn what_arrived_of_pulls_that_broke_off_reaches_one_task_each() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 1).await;
+    queue.pull().await.unwrap().unwrap();
+    let mut body = message("a", "t", 0);
+    body["fill"] = "x".repeat(100_000).into();
+    for n in 0..21 {
+        body["n"] = n.into();
+        broker.deliver(&body).await.unwrap();
+    }
+    // The first goes alone; the others together, five messages a script.
+    proxy.cut(3);
+    let pulled = at_once(21, |_| {
+        let pull = queue.pull();
+        Box::pin(async move { pull.await })
+    })
+    .await;
+    let mut numbers = Vec::new();
+    let mut failed = 0;
+    for pulled in pulled {
+        match pulled {
+            Ok(message) => numbers.push(message.unwrap()["n"].as_u64().unwrap()),
+            Err(Error::MaybeApplied(_)) => failed += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((numbers, failed), ((0..6).collect(), 15));
+    assert_eq!(queue.stats().await.unwrap().waiting, 10, "five were lost on their way");
+}
+
+#[tokio::test]
+async fn one_who_asks_for_more_than_there_can_be_leaves_the_others_theirs() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 5).await;
+    let (first, second, rest) =
+        tokio::join!(queue.pull(), queue.pull(), queue.pull_many(usize::MAX));
+    assert_eq!(first.unwrap().unwrap()["n"], 0);
+    assert_eq!(second.unwrap().unwrap()["n"], 1);
+    assert_eq!(rest.unwrap().len(), 3);
+    space.end().await;
+}
+
+#[tokio::test]
+async fn for_one_who_left_meanwhile_nothing_more_is_taken() {
+    let (space, queue) = Space::with_queue().await;
+    let mut body = message("a", "t", 0);
+    body["fill"] = "x".repeat(900_000).into();
+    for _ in 0..13 {
+        space.broker.deliver(&body).await.unwrap();
+    }
+    // One goes alone, and the others together: four messages at a time.
+    let mut pulls: FuturesUnordered<_> = (0..12).map(|_| queue.pull().into_future()).collect();
+    assert!(poll_immediate(pulls.next()).await.is_none());
+    let mut last = queue.pull().into_future();
+    assert!(poll_immediate(&mut last).await.is_none());
+    let mut done = 0;
+    while done < 5 {
+        pulls.next().await.unwrap().unwrap().unwrap();
+        done += 1;
+    }
+    drop(last);
+    while let Some(pulled) = pulls.next().await {
+        pulled.unwrap().unwrap();
+        done += 1;
+    }
+    assert_eq!((done, queue.stats().await.unwrap().waiting), (12, 1));
+    queue.pull().await.unwrap().unwrap();
+    space.end().await;
 }
