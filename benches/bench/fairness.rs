@@ -70,7 +70,8 @@ pub(crate) async fn measure(
             let messages: Vec<_> = part.iter().map(|n| json!({"f": format!("f{n}")})).collect();
             broker.deliver_all(&messages).await?;
         }
-        // Who was served, in the order in which the server did it: a worker's batch at a time.
+        // Who was served, in the order in which the workers have it in hand: with 8 of them, who each
+        // have up to 20 in flight, not quite that in which the server did it.
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut working = JoinSet::new();
         for _ in 0..workers {
@@ -113,6 +114,7 @@ async fn waits(server: &mut Server, report: &mut Report, pulls: usize) -> Result
     let broker = server.broker.clone();
     let queue = broker.register_queue("bench", ".").await?;
     let mut rows = Vec::new();
+    // 8: as 8 workers do that ask at once; their calls go out together, as one.
     for batch in [1, 8] {
         let mut waits: Vec<usize> = Vec::new();
         let mut list: VecDeque<(usize, usize)> = VecDeque::new();
@@ -138,7 +140,6 @@ async fn waits(server: &mut Server, report: &mut Report, pulls: usize) -> Result
                     came.entry(facet).or_insert(served);
                 }
             }
-            // As 8 workers do that ask at once: their calls go out together, as one of 8.
             for message in queue.pull_many(batch).await? {
                 let name = message?["f"].as_str().map(str::to_owned).ok_or("a facet")?;
                 let facet: usize = name[1..].parse()?;
@@ -157,7 +158,7 @@ async fn waits(server: &mut Server, report: &mut Report, pulls: usize) -> Result
             waits.sort_unstable();
             let at = |quantile: f64| waits[((waits.len() - 1) as f64 * quantile) as usize];
             rows.push(vec![
-                format!("{what}, workers: {batch}"),
+                format!("{what}, taken at once: {batch}"),
                 waits.len().to_string(),
                 at(0.5).to_string(),
                 at(0.99).to_string(),

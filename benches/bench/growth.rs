@@ -81,8 +81,8 @@ pub(crate) async fn measure(
     control(server, report, scale).await
 }
 
-/// How long scripts take, by the clock, that only count for about as long as the largest deliveries
-/// do, and are sent as much: what is above that is the machine's.
+/// How long scripts take, by the clock, that only count, for about twice as long as the largest
+/// deliveries do, and are sent twice as much.
 async fn control(server: &mut Server, report: &mut Report, scale: Scale) -> Result<(), Any> {
     const COUNT: &str = "local n = 0 for i = 1, ARGV[1] do n = n + i end";
     let calls = scale.of(4000, 50);
