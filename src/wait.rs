@@ -4,15 +4,16 @@
 //! connection that only waits (a blocked BZPOPMIN cannot be shared with calls). When the marker
 //! comes, when something is due, or after a window, it gives the turn to the first in line, who
 //! asks: takes from the queue as one that does not wait would. The answer says whether more is
-//! left; then the next in line has the turn, otherwise the task blocks again. So one delivery wakes
-//! one of them, and a chain of them follows where there is more.
+//! left; then the next two have the turn, then four, and so on; otherwise the task blocks again. So
+//! one delivery wakes one of them, and many deliveries soon wake as many as it takes.
 //!
-//! A wake-up is not lost with one who gives up, or is not polled any more: the next in line has the
-//! turn, and when there is none, the marker is set again for the workers of other processes. A
+//! A wake-up is not lost with those who give up, or are not polled any more: the next in line have
+//! the turn, and when there is none, the marker is set again for the workers of other processes. A
 //! process that dies with the marker in its hand costs the others a window.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    iter,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -32,17 +33,17 @@ use crate::{
     link::{Link, Pause},
     marker::marker,
     scripts,
-    take::Next,
+    take::{MOST_OF_A_PART, Next},
 };
 
 /// How long the task blocks before somebody asks.
 const WINDOW: Duration = Duration::from_secs(5);
 /// How long a line that nobody stands in is kept, with its connection.
 const KEPT: Duration = Duration::from_secs(60);
-/// How long one who has the turn may take to notice, before the next has it too: what is not polled
-/// must hold up nobody.
+/// How long those who have the turn may take to notice, before the next have it too: what is not
+/// polled must hold up nobody.
 const TO_NOTICE: Duration = Duration::from_millis(50);
-/// How long one may take to ask, before the next has the turn too.
+/// How long they may take to ask, before the next have the turn too.
 const TO_ASK: Duration = Duration::from_secs(1);
 /// How often one stands in line again when the runtime of the task has ended.
 const TRIES: usize = 10;
@@ -94,8 +95,8 @@ struct State {
     waiting: BTreeMap<u64, oneshot::Sender<Result<Turn>>>,
     /// The last number that was given to one who came.
     last: u64,
-    /// The number of the last turn, and what has become of it.
-    turn: (u64, Became),
+    /// The last turn.
+    turn: Given,
     /// What those who came heard just before they did: that nothing is there, until something is
     /// due. None when nobody has asked.
     asked: Option<Option<Instant>>,
@@ -125,15 +126,37 @@ impl State {
     }
 }
 
+/// A turn, which one or several have at the same time.
+#[derive(Default)]
+struct Given {
+    number: u64,
+    /// Who have it and have not noticed, and who have noticed and not asked.
+    unnoticed: usize,
+    noticed: usize,
+    /// One has asked.
+    over: bool,
+}
+
+impl Given {
+    fn became(&self) -> Became {
+        match (self.over, self.noticed, self.unnoticed) {
+            (true, ..) => Became::Over,
+            (_, 0, 0) => Became::Back,
+            (_, 0, _) => Became::Given,
+            _ => Became::Noticed,
+        }
+    }
+}
+
 /// What has become of a turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Became {
-    #[default]
     Given,
+    /// One has noticed.
     Noticed,
     /// One has asked.
     Over,
-    /// One had no use for it.
+    /// Nobody had a use for it.
     Back,
 }
 
@@ -170,8 +193,8 @@ impl Line {
             // Where it was dropped instead, the runtime of the task has ended: a new one is begun.
             if let Ok(turn) = turn.await {
                 drop(place);
-                let turn = turn?;
-                turn.becomes(Became::Noticed);
+                let mut turn = turn?;
+                turn.notice();
                 return Ok(turn);
             }
             tokio::task::yield_now().await;
@@ -196,7 +219,7 @@ impl Line {
         drop(state);
         if begins {
             let (line, core_of) = (self.clone(), Arc::downgrade(core));
-            let task = Running { line, core: core_of, ended: false, woken: false };
+            let task = Running { line, core: core_of, ended: false, woken: false, width: 1 };
             let (link, limit) = (core.connection.link.clone(), core.connection.deadline);
             let key = core.keys.wake(&self.queue);
             // Nothing is locked here: a runtime that is about to end drops the task at once.
@@ -221,10 +244,12 @@ impl Drop for Place {
     }
 }
 
-/// That it is time for one to ask. Dropped before it is over, it goes to the next in line.
+/// That it is time for one to ask. Where all who have it drop it before it is over, it goes to the
+/// next in line.
 pub(crate) struct Turn {
     line: Arc<Line>,
     number: u64,
+    noticed: bool,
 }
 
 impl Turn {
@@ -235,24 +260,36 @@ impl Turn {
     /// It has asked, and heard when there is something.
     pub(crate) fn over(self, next: Next) {
         self.line.state().heard(next);
-        self.becomes(Became::Over);
+        self.becomes(|turn| turn.over = true);
     }
 
-    fn becomes(&self, became: Became) {
+    fn notice(&mut self) {
+        self.noticed = true;
+        self.becomes(|turn| {
+            (turn.unnoticed, turn.noticed) = (turn.unnoticed - 1, turn.noticed + 1)
+        });
+    }
+
+    fn becomes(&self, change: impl FnOnce(&mut Given)) {
         let mut state = self.line.state();
-        let (number, before) = state.turn;
-        // The task may have given the next one, and what is over stays over.
-        if number == self.number && before != Became::Over {
-            state.turn.1 = became;
+        // The task may have given the next one.
+        if state.turn.number == self.number {
+            let before = state.turn.became();
+            change(&mut state.turn);
+            let became = state.turn.became();
             drop(state);
-            self.line.changed.notify_one();
+            if became != before {
+                self.line.changed.notify_one();
+            }
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.becomes(Became::Back);
+        self.becomes(|turn| {
+            *if self.noticed { &mut turn.noticed } else { &mut turn.unnoticed } -= 1;
+        });
     }
 }
 
@@ -264,6 +301,8 @@ struct Running {
     ended: bool,
     /// That it took the marker with that.
     woken: bool,
+    /// How many have the next turn.
+    width: usize,
 }
 
 impl Drop for Running {
@@ -297,7 +336,7 @@ impl Running {
             let kept = connection.take();
             let ended = marker(&link, kept, &key, until, limit, &mut pause, away).await;
             self.line.state().blocked = false;
-            self.ended = true;
+            (self.ended, self.width) = (true, 1);
             match ended {
                 Ok((woken, good)) => (self.woken, connection) = (woken, good),
                 Err(error) => self.tell(error),
@@ -313,30 +352,39 @@ impl Running {
         asked
     }
 
-    /// Gives the turn to one after the other, until one has asked, or nobody is left.
+    /// Gives the turn to one after the other, until one has asked, or nobody is left. Where there is
+    /// more then, twice as many have the next one.
     async fn give(&mut self) {
         loop {
-            let (number, give) = {
+            let (number, first) = {
                 let mut state = self.line.state();
-                let Some((_, give)) = state.waiting.pop_first() else { return };
-                state.turn = (state.turn.0 + 1, Became::Given);
-                (state.turn.0, give)
+                let first: Vec<_> =
+                    iter::from_fn(|| state.waiting.pop_first()).take(self.width).collect();
+                let number = state.turn.number + 1;
+                state.turn = Given { number, unnoticed: first.len(), noticed: 0, over: false };
+                (number, first)
             };
-            // One who has left meanwhile gives it back.
-            drop(give.send(Ok(Turn { line: self.line.clone(), number })));
+            if first.is_empty() {
+                return;
+            }
+            for (_, give) in first {
+                // One who has left meanwhile gives it back.
+                drop(give.send(Ok(Turn { line: self.line.clone(), number, noticed: false })));
+            }
             loop {
-                let became = self.line.state().turn.1;
+                let became = self.line.state().turn.became();
                 let patience = match became {
                     Became::Given => TO_NOTICE,
                     Became::Noticed => TO_ASK,
                     Became::Back => break,
                     Became::Over => {
                         (self.ended, self.woken) = (false, false);
+                        self.width = MOST_OF_A_PART.min(2 * self.width);
                         return;
                     }
                 };
                 let same = async {
-                    while self.line.state().turn.1 == became {
+                    while self.line.state().turn.became() == became {
                         self.line.changed.notified().await;
                     }
                 };
@@ -371,7 +419,7 @@ impl Running {
     async fn joined(&mut self) -> bool {
         // What was heard before is of another time; those who come ask before they do.
         self.line.state().asked = None;
-        self.ended = false;
+        (self.ended, self.width) = (false, 1);
         loop {
             let joined = async {
                 while self.line.state().waiting.is_empty() {

@@ -186,6 +186,24 @@ async fn a_chain_of_wake_ups_reaches_the_workers_of_all_processes() {
 }
 
 #[tokio::test]
+async fn where_much_is_there_twice_as_many_wake_each_time_and_ask_together() {
+    let (server, broker, queue) = alone().await;
+    let mut all = JoinSet::new();
+    for _ in 0..64 {
+        all.spawn(queue.pull().wait(60 * SECOND).into_future());
+    }
+    blocked(&server, 1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await; // For those that asked at the same time.
+    let before = server.calls("evalsha").await;
+    deliver(&broker, "a", 64).await;
+    while let Some(pulled) = all.join_next().await {
+        assert!(pulled.unwrap().unwrap().is_some());
+    }
+    let calls = server.calls("evalsha").await - before;
+    assert!(calls < 32, "{calls} for one delivery and 64 that asked");
+}
+
+#[tokio::test]
 async fn a_marker_that_is_lost_with_its_worker_is_made_up_for_within_a_window() {
     let (server, broker, queue) = alone().await;
     // A worker that takes the marker, and dies.
