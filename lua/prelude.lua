@@ -462,9 +462,9 @@ end
 -- Takes messages off queue 1 of the call, what is due given back before. keep(q, chosen) holds on
 -- to them, and returns the number of their lease; when it fails, they go back to their lists.
 -- Returns 0; or 1 when a bound ended the call before it was known whether more can be served, or 2
--- when the next message would be more than its bytes or MOST_BYTES. Then 0 when more can be served now, or in how many
--- ms something is due, or -1 for never. Then the number of the lease, or 0; then facet and message
--- in turn.
+-- when the next message would be more than its bytes or MOST_BYTES. Then 0 when more can be served
+-- now, or in how many ms something is due, or -1 for never. Then the number of the lease, or 0; then
+-- facet and message in turn.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 local function take(name, most, bytes, keep)
   local q = open(1)
