@@ -19,7 +19,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, oneshot, watch},
     task::AbortHandle,
     time::{Instant, timeout},
 };
@@ -95,8 +95,6 @@ struct State {
     waiting: BTreeMap<u64, oneshot::Sender<Result<Turn>>>,
     /// The last number that was given to one who came.
     last: u64,
-    /// The last turn.
-    turn: Given,
     /// What those who came heard just before they did: that nothing is there, until something is
     /// due. None when nobody has asked.
     asked: Option<Option<Instant>>,
@@ -124,40 +122,6 @@ impl State {
         let before = self.asked.flatten();
         self.asked = Some(before.into_iter().chain(due).min());
     }
-}
-
-/// A turn, which one or several have at the same time.
-#[derive(Default)]
-struct Given {
-    number: u64,
-    /// Who have it and have not noticed, and who have noticed and not asked.
-    unnoticed: usize,
-    noticed: usize,
-    /// One has asked.
-    over: bool,
-}
-
-impl Given {
-    fn became(&self) -> Became {
-        match (self.over, self.noticed, self.unnoticed) {
-            (true, ..) => Became::Over,
-            (_, 0, 0) => Became::Back,
-            (_, 0, _) => Became::Given,
-            _ => Became::Noticed,
-        }
-    }
-}
-
-/// What has become of a turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Became {
-    Given,
-    /// One has noticed.
-    Noticed,
-    /// One has asked.
-    Over,
-    /// Nobody had a use for it.
-    Back,
 }
 
 impl Line {
@@ -193,9 +157,7 @@ impl Line {
             // Where it was dropped instead, the runtime of the task has ended: a new one is begun.
             if let Ok(turn) = turn.await {
                 drop(place);
-                let mut turn = turn?;
-                turn.notice();
-                return Ok(turn);
+                return turn.map(Turn::noticed);
             }
             tokio::task::yield_now().await;
         }
@@ -244,12 +206,21 @@ impl Drop for Place {
     }
 }
 
-/// That it is time for one to ask. Where all who have it drop it before it is over, it goes to the
-/// next in line.
+/// That it is time to ask, for one or several. Where all who have it drop it before it is over, it
+/// goes to the next in line.
 pub(crate) struct Turn {
     line: Arc<Line>,
-    number: u64,
+    progress: Arc<watch::Sender<Progress>>,
     noticed: bool,
+}
+
+/// How far those are who have a turn.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    /// Who have noticed, and neither asked nor dropped it.
+    noticed: usize,
+    /// One has asked.
+    over: bool,
 }
 
 impl Turn {
@@ -260,36 +231,21 @@ impl Turn {
     /// It has asked, and heard when there is something.
     pub(crate) fn over(self, next: Next) {
         self.line.state().heard(next);
-        self.becomes(|turn| turn.over = true);
+        self.progress.send_modify(|progress| progress.over = true);
     }
 
-    fn notice(&mut self) {
+    fn noticed(mut self) -> Self {
         self.noticed = true;
-        self.becomes(|turn| {
-            (turn.unnoticed, turn.noticed) = (turn.unnoticed - 1, turn.noticed + 1)
-        });
-    }
-
-    fn becomes(&self, change: impl FnOnce(&mut Given)) {
-        let mut state = self.line.state();
-        // The task may have given the next one.
-        if state.turn.number == self.number {
-            let before = state.turn.became();
-            change(&mut state.turn);
-            let became = state.turn.became();
-            drop(state);
-            if became != before {
-                self.line.changed.notify_one();
-            }
-        }
+        self.progress.send_modify(|progress| progress.noticed += 1);
+        self
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.becomes(|turn| {
-            *if self.noticed { &mut turn.noticed } else { &mut turn.unnoticed } -= 1;
-        });
+        if self.noticed {
+            self.progress.send_modify(|progress| progress.noticed -= 1);
+        }
     }
 }
 
@@ -356,41 +312,25 @@ impl Running {
     /// more then, twice as many have the next one.
     async fn give(&mut self) {
         loop {
-            let (number, first) = {
+            let first: Vec<_> = {
                 let mut state = self.line.state();
-                let first: Vec<_> =
-                    iter::from_fn(|| state.waiting.pop_first()).take(self.width).collect();
-                let number = state.turn.number + 1;
-                state.turn = Given { number, unnoticed: first.len(), noticed: 0, over: false };
-                (number, first)
+                iter::from_fn(|| state.waiting.pop_first()).take(self.width).collect()
             };
             if first.is_empty() {
                 return;
             }
+            let (progress, seen) = watch::channel(Progress::default());
+            let progress = Arc::new(progress);
             for (_, give) in first {
+                let (line, progress) = (self.line.clone(), progress.clone());
                 // One who has left meanwhile gives it back.
-                drop(give.send(Ok(Turn { line: self.line.clone(), number, noticed: false })));
+                drop(give.send(Ok(Turn { line, progress, noticed: false })));
             }
-            loop {
-                let became = self.line.state().turn.became();
-                let patience = match became {
-                    Became::Given => TO_NOTICE,
-                    Became::Noticed => TO_ASK,
-                    Became::Back => break,
-                    Became::Over => {
-                        (self.ended, self.woken) = (false, false);
-                        self.width = MOST_OF_A_PART.min(2 * self.width);
-                        return;
-                    }
-                };
-                let same = async {
-                    while self.line.state().turn.became() == became {
-                        self.line.changed.notified().await;
-                    }
-                };
-                if timeout(patience, same).await.is_err() {
-                    break;
-                }
+            drop(progress);
+            if one_has_asked(seen).await {
+                (self.ended, self.woken) = (false, false);
+                self.width = MOST_OF_A_PART.min(2 * self.width);
+                return;
             }
         }
     }
@@ -432,6 +372,23 @@ impl Running {
             if self.core.upgrade().is_none_or(|core| core.lines.forget(&self.line)) {
                 return false;
             }
+        }
+    }
+}
+
+/// Waits until one who has a turn has asked. Returns whether one has: not when all have given it
+/// back, or took too long.
+async fn one_has_asked(mut seen: watch::Receiver<Progress>) -> bool {
+    loop {
+        let before = *seen.borrow();
+        if before.over {
+            return true;
+        }
+        let patience = if before.noticed > 0 { TO_ASK } else { TO_NOTICE };
+        let further = |now: &Progress| now.over || (now.noticed > 0) != (before.noticed > 0);
+        match timeout(patience, seen.wait_for(further)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return false,
         }
     }
 }
