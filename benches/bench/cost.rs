@@ -12,9 +12,10 @@ use std::{
 use fairlane::{Broker, Queue};
 use redis::{Pipeline, aio::MultiplexedConnection};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::{
-    Any, Scale,
+    Any, Scale, all,
     report::{Report, short},
     server::Server,
 };
@@ -91,7 +92,7 @@ where
     Done: Future<Output = Result<(), Any>> + Send,
 {
     let next = Arc::new(AtomicUsize::new(0));
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     for _ in 0..AT_ONCE {
         let (next, work) = (next.clone(), work.clone());
         tasks.spawn(async move {
@@ -104,10 +105,7 @@ where
             }
         });
     }
-    while let Some(done) = tasks.join_next().await {
-        done??;
-    }
-    Ok(())
+    all(tasks).await.map(drop)
 }
 
 /// Calls a command for each of several arguments, in pipelines.
@@ -154,6 +152,15 @@ async fn lease_and_ack(queue: &Queue, broker: &Broker, calls: usize) -> Result<(
     Ok(())
 }
 
+/// The whole life of each message, a hundred at a time.
+pub(crate) async fn in_turn(queue: &Queue, broker: &Broker, messages: &[Value]) -> Result<(), Any> {
+    for part in messages.chunks(CALL) {
+        broker.deliver_all(part).await?;
+        lease_and_ack(queue, broker, 1).await?;
+    }
+    Ok(())
+}
+
 /// One round of everything.
 async fn round(server: &mut Server, queue: &Queue, messages: &[Value]) -> Result<Round, Any> {
     let (raw, broker) = (server.raw.clone(), server.broker.clone());
@@ -196,15 +203,7 @@ async fn round(server: &mut Server, queue: &Queue, messages: &[Value]) -> Result
         .await?;
     meter.of(DELIVER_ALL, count, deliver_all(&broker, messages)).await?;
     meter.of(LEASE_MANY, count, lease_and_ack(queue, &broker, count / CALL)).await?;
-    meter
-        .of(IN_TURN, count, async {
-            for part in messages.chunks(CALL) {
-                broker.deliver_all(part).await?;
-                lease_and_ack(queue, &broker, 1).await?;
-            }
-            Ok(())
-        })
-        .await?;
+    meter.of(IN_TURN, count, in_turn(queue, &broker, messages)).await?;
     deliver_all(&broker, messages).await?;
     let lease = {
         let queue = queue.clone();
@@ -257,25 +256,30 @@ pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
 struct Rounds(Vec<Round>);
 
 impl Rounds {
+    /// The one in the middle of what the rounds say.
+    fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
+        median(self.0.iter().map(of).collect())
+    }
+
     fn cpu(&self, what: &str) -> f64 {
-        median(self.0.iter().map(|round| round[what].cpu).collect())
+        self.median(|round| round[what].cpu)
     }
 
     fn rate(&self, what: &str) -> f64 {
-        median(self.0.iter().map(|round| round[what].rate).collect())
+        self.median(|round| round[what].rate)
     }
 
     fn scripts(&self, what: &str) -> f64 {
-        median(self.0.iter().map(|round| round[what].scripts).collect())
+        self.median(|round| round[what].scripts)
     }
 
     /// The cost of one thing to that of another in the same round.
     fn ratio(&self, what: &str, to: &str) -> f64 {
-        median(self.0.iter().map(|round| round[what].cpu / round[to].cpu).collect())
+        self.median(|round| round[what].cpu / round[to].cpu)
     }
 
     fn rate_ratio(&self, what: &str, to: &str) -> f64 {
-        median(self.0.iter().map(|round| round[what].rate / round[to].rate).collect())
+        self.median(|round| round[what].rate / round[to].rate)
     }
 }
 
@@ -398,7 +402,7 @@ fn write(
 
 /// Delivers a message of so many bytes to each of the facets, from two tasks.
 pub(crate) async fn fill(broker: &Broker, facets: &[usize], bytes: usize) -> Result<(), Any> {
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     for half in facets.chunks(facets.len().div_ceil(2).max(1)) {
         let (broker, half) = (broker.clone(), half.to_vec());
         tasks.spawn(async move {
@@ -409,10 +413,7 @@ pub(crate) async fn fill(broker: &Broker, facets: &[usize], bytes: usize) -> Res
             Ok::<_, Any>(())
         });
     }
-    while let Some(done) = tasks.join_next().await {
-        done??;
-    }
-    Ok(())
+    all(tasks).await.map(drop)
 }
 
 /// What must not cost: facets that are paused, and routes that do not match.

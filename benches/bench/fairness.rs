@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::{Any, Scale, report::Report, server::Server};
+use crate::{Any, Scale, all, report::Report, server::Server};
 
 const FACETS: usize = 1000;
 /// The loud one delivers this many messages for each one of a quiet one.
@@ -89,9 +89,7 @@ pub(crate) async fn measure(
                 }
             });
         }
-        while let Some(done) = working.join_next().await {
-            done??;
-        }
+        all(working).await?;
         let order = std::mem::take(&mut *order.lock().unwrap_or_else(PoisonError::into_inner));
         rows.push(Shares::of(&order[..pulls]).row(&format!("fairlane, workers: {workers}")));
         while !queue.pull_many(1000).await?.is_empty() {}

@@ -5,15 +5,14 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::{
-    Any, Scale,
-    cost::{fill, lists, median, message},
+    Any, Scale, all,
+    cost::{fill, in_turn, lists, median, message},
     report::{CONTROL, Report, short},
     server::Server,
 };
 
 const FACETS: usize = 1000;
 const BYTES: usize = 100;
-const CALL: usize = 100;
 
 pub(crate) async fn measure(
     server: &mut Server,
@@ -44,11 +43,7 @@ pub(crate) async fn measure(
             let before = server.cpu().await?;
             lists(server, &bodies).await?;
             let between = server.cpu().await?;
-            for part in messages.chunks(CALL) {
-                broker.deliver_all(part).await?;
-                let leased = queue.lease_many(CALL).await?;
-                broker.ack_all(leased).await?;
-            }
+            in_turn(&queue, &broker, &messages).await?;
             let cost = server.cpu().await? - between;
             costs.push(cost / count as f64);
             ratios.push(cost / (between - before));
@@ -115,9 +110,7 @@ async fn control(server: &mut Server, report: &mut Report, scale: Scale) -> Resu
             Ok::<_, Any>(())
         });
     }
-    while let Some(done) = tasks.join_next().await {
-        done??;
-    }
+    all(tasks).await?;
     let during = format!("{CONTROL}{calls} that only count for 1.5 ms");
     report.scripts(during, &server.long_scripts().await?);
     Ok(())

@@ -9,7 +9,7 @@ use fairlane::Broker;
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
-    Any, Scale,
+    Any, Scale, all,
     report::{Report, short},
     server::Server,
 };
@@ -32,10 +32,7 @@ pub(crate) async fn wait(url: &str, workers: usize) -> Result<(), Any> {
             Ok::<_, Any>(())
         });
     }
-    while let Some(done) = waiting.join_next().await {
-        done??;
-    }
-    Ok(())
+    all(waiting).await.map(drop)
 }
 
 /// Ends with its owner.

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    Any, Scale,
+    Any, Scale, all,
     report::{Report, short},
     server::{Server, connect},
 };
@@ -126,8 +126,8 @@ async fn run(
                 let fill = "x".repeat(80);
                 producer
                     .deliver(&json!({"f": format!("f{}", n % 1000), "n": n, "x": fill}))
-                    .await
-                    .map(drop)
+                    .await?;
+                Ok::<_, Any>(())
             });
             sent += 1;
         }
@@ -135,17 +135,15 @@ async fn run(
             done??;
         }
     }
-    while let Some(done) = delivering.join_next().await {
-        done??;
+    all(delivering).await?;
+    let mut seen = Histogram::new(3)?;
+    for of_one in all(working).await? {
+        seen.add(of_one)?;
     }
-    let mut all = Histogram::new(3)?;
-    while let Some(seen) = working.join_next().await {
-        all.add(seen??)?;
+    if seen.len() as usize != count {
+        return Err(format!("{} of {count} messages arrived", seen.len()).into());
     }
-    if all.len() as usize != count {
-        return Err(format!("{} of {count} messages arrived", all.len()).into());
-    }
-    Ok(all)
+    Ok(seen)
 }
 
 /// How long this machine takes for the least that can be asked.

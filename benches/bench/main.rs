@@ -15,6 +15,7 @@ mod server;
 
 use report::Report;
 use server::Server;
+use tokio::task::JoinSet;
 
 type Any = Box<dyn Error + Send + Sync>;
 
@@ -29,6 +30,15 @@ impl Scale {
     fn of<T>(self, whole: T, quick: T) -> T {
         if self.quick { quick } else { whole }
     }
+}
+
+/// Waits until all of them are done.
+async fn all<Out: 'static>(mut tasks: JoinSet<Result<Out, Any>>) -> Result<Vec<Out>, Any> {
+    let mut results = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        results.push(done??);
+    }
+    Ok(results)
 }
 
 #[tokio::main]

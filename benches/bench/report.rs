@@ -163,10 +163,9 @@ impl Report {
     }
 }
 
-/// Three digits that count.
+/// Three digits that count, or all of a larger number.
 pub(crate) fn short(number: f64) -> String {
     match number.abs() {
-        1000.0.. => format!("{number:.0}"),
         100.0.. => format!("{number:.0}"),
         10.0.. => format!("{number:.1}"),
         _ => format!("{number:.2}"),

@@ -46,15 +46,30 @@ impl Server {
         Ok(builder(&self.url).namespace(namespace).connect().await?)
     }
 
+    async fn info(&mut self, section: &str) -> Result<String, Any> {
+        Ok(redis::cmd("INFO").arg(section).query_async(&mut self.raw).await?)
+    }
+
     /// A number of INFO.
-    async fn info(&mut self, section: &str, field: &str) -> Result<f64, Any> {
-        let info: String = redis::cmd("INFO").arg(section).query_async(&mut self.raw).await?;
+    async fn number(&mut self, section: &str, field: &str) -> Result<f64, Any> {
+        let info = self.info(section).await?;
         let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         Ok(line.ok_or("INFO has no such field")?.trim().parse()?)
     }
 
+    /// How often these commands were called.
+    async fn calls(&mut self, commands: &[&str]) -> Result<f64, Any> {
+        let stats = self.info("commandstats").await?;
+        let calls = stats.lines().filter_map(|line| {
+            let (name, of) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            let calls = of.split(',').next()?;
+            commands.contains(&name).then(|| calls.parse::<f64>().ok())?
+        });
+        Ok(calls.sum())
+    }
+
     pub(crate) async fn version(&mut self) -> Result<String, Any> {
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut self.raw).await?;
+        let info = self.info("server").await?;
         let of = |field: &str| info.lines().find_map(|line| line.strip_prefix(field));
         Ok(match (of("valkey_version:"), of("redis_version:")) {
             (Some(version), _) => format!("Valkey {version}"),
@@ -64,40 +79,30 @@ impl Server {
 
     /// What it has used of the CPU, user and system, in us.
     pub(crate) async fn cpu(&mut self) -> Result<f64, Any> {
-        let user = self.info("cpu", "used_cpu_user").await?;
-        Ok((user + self.info("cpu", "used_cpu_sys").await?) * 1e6)
+        let user = self.number("cpu", "used_cpu_user").await?;
+        Ok((user + self.number("cpu", "used_cpu_sys").await?) * 1e6)
     }
 
     /// The scripts that were run.
     pub(crate) async fn scripts(&mut self) -> Result<f64, Any> {
-        let stats: String =
-            redis::cmd("INFO").arg("commandstats").query_async(&mut self.raw).await?;
-        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
-        Ok(line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0.0))
+        self.calls(&["evalsha"]).await
     }
 
     /// The commands that clients have sent: those of a worker, without what its scripts call.
     pub(crate) async fn commands(&mut self) -> Result<f64, Any> {
-        let stats: String =
-            redis::cmd("INFO").arg("commandstats").query_async(&mut self.raw).await?;
         let sent =
             ["evalsha", "evalsha_ro", "bzpopmin", "ping", "hello", "client|setinfo", "script|load"];
-        let calls = stats.lines().filter_map(|line| {
-            let (name, of) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-            let calls = of.split(',').next()?;
-            sent.contains(&name).then(|| calls.parse::<f64>().ok())?
-        });
-        Ok(calls.sum())
+        self.calls(&sent).await
     }
 
     pub(crate) async fn memory(&mut self) -> Result<f64, Any> {
-        self.info("memory", "used_memory").await
+        self.number("memory", "used_memory").await
     }
 
     pub(crate) async fn flush(&mut self) -> Result<(), Any> {
         redis::cmd("FLUSHALL").exec_async(&mut self.raw).await?;
         // What was unlinked is freed by another thread.
-        while self.info("memory", "lazyfree_pending_objects").await? > 0.0 {
+        while self.number("memory", "lazyfree_pending_objects").await? > 0.0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
