@@ -19,7 +19,7 @@ use crate::{
     queues::Source,
     settle::{Settling, settle},
     take::{MOST, MOST_OF_A_PART, Next, Taken, take},
-    wait::{Line, Turn},
+    wait::{Turn, Waiter},
 };
 
 /// The longest wait.
@@ -51,7 +51,7 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
     }
     let until = Instant::now() + order.wait;
     let waits = !order.wait.is_zero() && order.most > 0;
-    let mut lines: Vec<(Arc<Line>, Option<Next>)> = Vec::new();
+    let mut waiters: Vec<Waiter> = Vec::new();
     let (mut missing, mut away) = (None, None);
     let queues = order.source.queues();
     for queue in &queues {
@@ -67,7 +67,7 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
                 Err(error) => return Err(error),
             }
         }
-        lines.extend(line.map(|line| (line, asked)));
+        waiters.extend(line.map(|line| Waiter::new(line, asked)));
     }
     if let Some(error) = missing {
         return Err(error);
@@ -78,11 +78,11 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
     }
     let mut pause = Pause::default();
     loop {
-        let turn = match timeout_at(until, first_turn(core, &mut lines)).await {
+        let turn = match timeout_at(until, first_turn(core, &mut waiters)).await {
             Ok(turn) => turn?,
             // It ends while Redis is away: a last call says so.
-            Err(_) => match lines.iter().find(|(line, _)| line.is_away()) {
-                Some((line, _)) => return Ok(ask(core, &line.queue, order).await?.0),
+            Err(_) => match waiters.iter().find(|waiter| waiter.line.is_away()) {
+                Some(waiter) => return Ok(ask(core, &waiter.line.queue, order).await?.0),
                 None => break,
             },
         };
@@ -94,8 +94,8 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
                     return Ok(served);
                 }
                 // Should it have taken so long that the line has gone on without it.
-                for (_, asked) in lines.iter_mut().filter(|(line, _)| line.queue == queue) {
-                    *asked = Some(next);
+                for waiter in waiters.iter_mut().filter(|waiter| waiter.line.queue == queue) {
+                    waiter.asked = Some(next);
                 }
                 (away, pause) = (None, Pause::default());
             }
@@ -125,10 +125,11 @@ fn passes(error: &Error, order: &Order) -> bool {
 
 /// Waits in all lines at once, for the first turn in any of them. What was just heard is good for
 /// the first time only.
-async fn first_turn(core: &Arc<Core>, lines: &mut [(Arc<Line>, Option<Next>)]) -> Result<Turn> {
-    let mut waiting: Vec<BoxFuture<'_, Result<Turn>>> = Vec::with_capacity(lines.len());
-    for (line, asked) in lines {
-        waiting.push(Box::pin(line.clone().turn(core, asked.take())));
+async fn first_turn(core: &Arc<Core>, waiters: &mut [Waiter]) -> Result<Turn> {
+    let mut waiting: Vec<BoxFuture<'_, Result<Turn>>> = Vec::with_capacity(waiters.len());
+    for waiter in waiters {
+        let asked = waiter.asked.take();
+        waiting.push(Box::pin(waiter.turn(core, asked)));
     }
     poll_fn(|context| {
         let mut turns = waiting.iter_mut().map(|turn| turn.as_mut().poll(context));

@@ -204,6 +204,34 @@ async fn where_much_is_there_twice_as_many_wake_each_time_and_ask_together() {
 }
 
 #[tokio::test]
+async fn one_who_wakes_in_vain_keeps_its_place_and_is_served_as_often_as_the_others() {
+    let (_server, broker, queue) = alone().await;
+    let (served, mut serves) = tokio::sync::mpsc::unbounded_channel();
+    let mut workers = JoinSet::new();
+    for n in 0..5 {
+        let (queue, served) = (queue.clone(), served.clone());
+        workers.spawn(async move {
+            loop {
+                queue.pull().wait(60 * SECOND).await.unwrap().unwrap();
+                served.send(n).unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut counts = [0; 5];
+    for _ in 0..40 {
+        deliver(&broker, "a", 2).await;
+        for _ in 0..2 {
+            counts[serves.recv().await.unwrap()] += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(counts.iter().all(|count| (8..=24).contains(count)), "{counts:?}");
+}
+
+#[tokio::test]
 async fn a_marker_that_is_lost_with_its_worker_is_made_up_for_within_a_window() {
     let (server, broker, queue) = alone().await;
     // A worker that takes the marker, and dies.
