@@ -37,15 +37,18 @@ lua: ## checks the format of the scripts, and that they have no globals
 	  [ -z "$$luac" ] || ! $$luac -v 2>&1 | grep -q '^Lua 5\.1' || break; \
 	done; \
 	[ -n "$$luac" ] || { echo "luac 5.1 is not installed: the globals of the scripts are not checked."; exit 0; }; \
-	prelude=$$(wc -l <lua/prelude.lua) && status=0; \
+	status=0; \
 	for script in lua/*.lua; do \
 	  [ "$$script" != lua/prelude.lua ] || continue; \
-	  list=$$({ cat lua/prelude.lua; tail -n +2 "$$script"; } | $$luac -p -l -) || { echo "$$script: not Lua"; exit 1; }; \
-	  printf '%s\n' "$$list" | awk -v allowed='$(LUA_GLOBALS)' -v prelude="$$prelude" -v script="$$script" ' \
+	  parts=$$(sed -n 's/,//g; s/^-- Parts: \(.*\)\.$$/\1/p' "$$script"); \
+	  front=$$(for part in prelude $${parts:+$$(printf 'parts/%s ' $$parts)}; do cat "lua/$$part.lua"; done; echo .); \
+	  front=$${front%.}; before=$$(printf %s "$$front" | wc -l); \
+	  list=$$({ printf %s "$$front"; tail -n +2 "$$script"; } | $$luac -p -l -) || { echo "$$script: not Lua"; exit 1; }; \
+	  printf '%s\n' "$$list" | awk -v allowed='$(LUA_GLOBALS)' -v before="$$before" -v script="$$script" ' \
 	    BEGIN { split(allowed, names, " "); for (i in names) known[names[i]] } \
 	    $$3 == "SETGLOBAL" || $$3 == "GETGLOBAL" && !($$NF in known) { \
 	      line = substr($$2, 2) + 0; \
-	      at = line > prelude ? script ":" line - prelude + 1 : "lua/prelude.lua:" line; \
+	      at = line > before ? script ":" line - before + 1 : "line " line " of what stands before " script; \
 	      print at ": " $$NF " is a global: is a local missing?"; bad = 1; \
 	    } \
 	    END { exit bad }' || status=1; \

@@ -1,54 +1,67 @@
 #!lua flags=allow-oom
--- Sets the weight of a facet, or whether it, or its queue, is paused.
+-- Sets the settings of a facet, or of its queue, and decides anew which facets can be served: those of
+-- a queue page by page.
 --
--- What a facet owes to the others, or they to it, is scaled with its weight. One that is paused
--- keeps its turn in parked. It may run at maxmemory: what is resumed can be drained.
--- Returns 1.
--- Errors: NOQUEUE when the queue is being destroyed, or, for a weight, holds nothing and is not
--- registered.
+-- What a facet owes to the others, or they to it, is scaled with its weight. It may run at maxmemory:
+-- what is paused must come to be drained.
+-- Returns 0 when they are not what the caller has read; otherwise 1, and where the next page of facets
+-- begins, "0" after the last one.
+-- Errors: NOQUEUE when the queue holds nothing and is not registered, or is being destroyed.
 local name = ARGV[2] -- of the queue
 local facet = ARGV[3] -- "" for the queue itself
-local weight = tonumber(ARGV[4]) -- 0.001 to 1000; "" leaves it as it is
-local paused = ARGV[5] -- 1 for paused, 0 for not; "" leaves it as it is
+local must = ARGV[4] -- 1 where the queue has to be there, or 0
+local known = ARGV[5] -- the settings as the caller has read them: "<name>=<number> .."
+local wanted = ARGV[6] -- the settings as they shall be
+local cursor = ARGV[7] -- a cursor in the parked facets (p), then in the ready ones (r); "" to begin
 
 local q = open(1)
-q.aside = redis.call("ZCARD", q.parked)
-local none = (weight or q.closed) and missing(q, name)
+local none = (must == "1" or q.closed) and missing(q, name)
 if none then
   return none
 end
-if weight then
-  local scale = (tonumber(redis.call("HGET", q.weights, facet)) or 1) / weight
-  if weight == 1 then
-    redis.call("HDEL", q.weights, facet)
-  else
-    redis.call("HSET", q.weights, facet, weight)
+if (redis.call("HGET", q.settings, facet) or "") ~= (cursor == "" and known or wanted) then
+  return { 0 }
+end
+redis.call("ZCARD", q.timers)
+local before = settings(q, { facet })[1].weight or 1
+if wanted == "" then
+  redis.call("HDEL", q.settings, facet)
+else
+  redis.call("HSET", q.settings, facet, wanted)
+end
+q.configured, q.known = true, {}
+if facet == "" then
+  local old, following = options(known), "0"
+  q.own = options(wanted)
+  q.paused, q.moved = q.own.stopped == 1, true
+  if q.own.most_dead ~= old.most_dead or q.own.dead_for ~= old.dead_for then
+    redis.call("ZADD", q.timers, "LT", now, "a")
   end
-  for _, set in ipairs({ q.ready, q.parked, q.idle }) do
-    local turn = tonumber(redis.call("ZSCORE", set, facet))
-    if turn and turn > q.floor then
-      redis.call("ZADD", set, q.floor + (turn - q.floor) * scale, facet)
+  for _, limit in ipairs({ "most_leased", "rate", "period", "burst" }) do
+    if q.own[limit] ~= old[limit] then
+      local set = cursor:sub(1, 1) == "r" and q.ready or q.parked
+      local page = redis.call("ZSCAN", set, cursor == "" and "0" or cursor:sub(2), "COUNT", 100)
+      for i = 1, #page[2], 2 do
+        park(q, page[2][i])
+        comes(q, page[2][i], true)
+      end
+      following = (set == q.ready and "r" or "p") .. page[1]
+      following = following == "p0" and "r0" or following == "r0" and "0" or following
+      break
     end
   end
+  close(q)
+  return { 1, following }
 end
-if paused == "1" then
-  redis.call("SADD", q.pauses, facet)
-  local turn = redis.call("ZSCORE", q.ready, facet)
-  if turn then
-    redis.call("ZADD", q.parked, turn, facet)
-    redis.call("ZREM", q.ready, facet)
-    q.facets, q.aside = q.facets - 1, q.aside + 1
-    if tonumber(turn) < q.floor then
-      q.early = math.min(q.early + 1, q.facets) -- It gives back its place at the front.
-    end
+local set = settings(q, { facet })[1]
+local scale = before / (set.weight or 1)
+for _, key in ipairs(scale ~= 1 and { q.ready, q.parked, q.idle } or {}) do
+  local turn = tonumber(redis.call("ZSCORE", key, facet))
+  if turn and turn > q.floor then
+    redis.call("ZADD", key, q.floor + (turn - q.floor) * scale, facet)
   end
-  q.paused, q.moved = q.paused or facet == "", true
-elseif paused == "0" then
-  redis.call("SREM", q.pauses, facet)
-  if redis.call("ZSCORE", q.parked, facet) then
-    arrive(q, { facet })
-  end
-  q.paused, q.moved = q.paused and facet ~= "", true
 end
+park(q, facet)
+comes(q, facet, true)
 close(q)
-return 1
+return { 1, "0" }

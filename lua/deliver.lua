@@ -1,60 +1,58 @@
 #!lua
 -- Delivers messages, in their order, to the queues that their topics match and to everyone
--- listening: all, or nothing.
+-- listening: all, or nothing. One whose key was delivered before, and still holds, is left out.
 --
--- Returns the id of the first message, which the others follow, then how many heard each.
--- Errors: STALE when the routes are no longer those that the client matched with.
+-- Returns the id of the first message, which the others follow, then for each how many heard it, or,
+-- where its key holds, what is kept of the first with that key, as note() has it.
+-- Errors: STALE when the routes are no longer those that the client matched with; REFUSED, with the
+-- number of the message, the place of the queue, why and how many may wait, as refusal() has them.
+-- Parts: life, intake.
 local version = ARGV[2] -- of the routes that the client matched with
 local channel = ARGV[3] -- what stands before a topic to make it a channel
--- From ARGV[4] on, for each message: facet, topic, body, its queues as places among KEYS: "1 3".
+local counts = ARGV[4] -- 1 to count a refusal, 0 when the client tries each of the messages alone
+-- From ARGV[5] on, for each message: facet, topic, key and headers and body, how, as manner() has it.
 
 local stale = (redis.call("HGET", routes, ":version") or "0") ~= version
 local id = tonumber(redis.call("GET", seq)) or 0
-local queues, groups, middles, reply = {}, {}, {}, { id + 1 }
-for i = 4, #ARGV, 4 do
-  local facet, topic, places = ARGV[i], ARGV[i + 1], ARGV[i + 3]
-  local group = groups[places] or {}
-  for n in (groups[places] and "" or places):gmatch("%d+") do
-    local q = queues[n] or open(n)
-    -- What each facet gets; the facets in turn, and how many of them have it.
-    q.piles, q.named, q.written, q.newcomers = q.piles or {}, q.named or {}, 0, {}
-    queues[n], group[#group + 1], stale = q, q, stale or q.closed
+local queues, manners, middles, payloads, keys, reply = {}, {}, {}, {}, {}, { id + 1 }
+for i = 5, #ARGV, 4 do
+  local facet, topic, body, text = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local how = manners[text] or manner(text, queues)
+  manners[text], id, stale = how, id + 1, stale or how.closed
+  local first
+  if how.k then
+    first, body = note(keys, facet, body:sub(1, how.k), how, id), body:sub(how.k + 1)
   end
-  groups[places], id = group, id + 1
-  middles[topic] = middles[topic] or string.format(" 0 %.0f %d ", now, #topic) .. topic
-  local message = string.format("%d", id) .. middles[topic] .. ARGV[i + 2]
-  for n = 1, #group do
-    local q = group[n]
-    local pile = q.piles[facet] or {}
-    q.named[#q.named + 1] = not q.piles[facet] and facet or nil
-    q.piles[facet], pile[#pile + 1] = pile, message
+  reply[#reply + 1], payloads[#payloads + 1] = first or 0, not first and frame(how, body)
+  if not first then
+    local middle = how.more == "" and middles[topic]
+    middle = middle or string.format(" 0 %.0f %d%s ", now, #topic, how.more) .. topic
+    middles[topic] = how.more == "" and middle or middles[topic]
+    local failed = pile(how, facet, string.format("%d", id) .. middle .. body, #payloads)
+    if failed then
+      return failed
+    end
   end
 end
-if stale then
-  return redis.error_reply("STALE the routes have changed: load them and match again")
+local refused = stale and "STALE the routes have changed: load them and match again"
+  or refusal(queues, counts)
+if refused then
+  return redis.error_reply(refused)
 end
 
 local done, failed = pcall(function()
   for _, q in pairs(queues) do
-    for n, facet in ipairs(q.named) do
-      local pile = q.piles[facet]
-      local length = redis.call("RPUSH", q.list .. facet, unpack(pile))
-      q.newcomers[#q.newcomers + 1] = length == #pile and facet or nil
-      q.written, q.delivered, q.waiting = n, q.delivered + #pile, q.waiting + #pile
-    end
+    push(q)
   end
-  redis.call("INCRBY", seq, (#ARGV - 3) / 4)
-  for i = 4, #ARGV, 4 do
-    reply[#reply + 1] = redis.call("PUBLISH", channel .. ARGV[i + 1], ARGV[i + 2])
+  redis.call("INCRBY", seq, #payloads)
+  for n, payload in ipairs(payloads) do
+    reply[n + 1] = payload and redis.call("PUBLISH", channel .. ARGV[4 * n + 2], payload)
+      or reply[n + 1]
   end
+  keep(keys, reply)
   for _, q in pairs(queues) do
-    arrive(q, q.newcomers)
+    spill(q)
     close(q)
   end
 end)
-for _, q in pairs(done and {} or queues) do
-  for n = 1, q.written do -- All, or nothing.
-    redis.call("LTRIM", q.list .. q.named[n], 0, -#q.piles[q.named[n]] - 1)
-  end
-end
-return done and reply or redis.error_reply(failed.err or failed)
+return done and reply or undo(queues, keys, failed)

@@ -15,17 +15,20 @@ if redis.call("HDEL", routes, name) == 1 then
   redis.call("HSET", routes, ":version", string.format("%.0f", math.max(version + 1, now)))
 end
 redis.call("HSET", q.clock, "closed", 1)
-for set, prefix in pairs({ [q.ready] = q.list, [q.parked] = q.list, [q.timers] = q.lease }) do
+local prefixes =
+  { [q.ready] = q.list, [q.parked] = q.list, [q.timers] = q.lease, [q.dead] = q.died_of }
+for set, prefix in pairs(prefixes) do
   local names = redis.call("ZRANGE", set, 0, most - 1)
   if #names > 0 then
     local keys = {}
     for i, one in ipairs(names) do
-      keys[i] = prefix .. one
+      local delayed = set == q.timers and one:sub(1, 1) == "s"
+      keys[i] = delayed and q.delays .. one:sub(2) or prefix .. one
     end
     redis.call("UNLINK", unpack(keys))
     redis.call("ZREM", set, unpack(names))
     return 1
   end
 end
-redis.call("UNLINK", q.idle, q.timers, q.held, q.weights, q.pauses, q.wake, q.clock)
+redis.call("UNLINK", q.idle, q.timers, q.held, q.settings, q.letters, q.wake, q.clock)
 return 0

@@ -2,6 +2,7 @@
 -- Lets leases that are still the caller's end later, or sooner: a time from now.
 --
 -- Returns as settle().
+-- Parts: settle.
 local length = tonumber(ARGV[2]) -- of the lease from now on, ms
 -- From ARGV[3] on: the leases, as settle() has them.
 

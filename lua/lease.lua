@@ -2,6 +2,7 @@
 -- Takes messages for a time, in the order of turns. What is not settled by then comes back.
 --
 -- Returns and errors: as take().
+-- Parts: life, take.
 local name = ARGV[2] -- of the queue
 local most = tonumber(ARGV[3]) -- messages, 1 to 250
 local bytes = tonumber(ARGV[4]) -- of messages, at most
@@ -16,7 +17,7 @@ return take(name, most, bytes, function(q, chosen)
   local fields, seen = {}, {}
   for i = 2, #chosen, 2 do
     local facet, message = chosen[i - 1], chosen[i]
-    local id = message:match("^([1-9]%d*) %d+ %d+ %d+ ")
+    local id = message:match("^([1-9]%d*) %d+ %d+ %d+[, ]")
     if not id or seen[id] or tonumber(id) >= drawn then
       -- Somebody else has put it there, or put it there again: it gets an id that nothing else has.
       -- What is no message of ours is all body.

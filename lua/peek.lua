@@ -4,6 +4,7 @@
 --
 -- Returns what ended it, as choose() does; then facet and message in turn.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
+-- Parts: life, take.
 local name = ARGV[2] -- of the queue
 local most = tonumber(ARGV[3]) -- messages, 1 to 250
 local bytes = tonumber(ARGV[4]) -- of messages, at most
@@ -14,5 +15,5 @@ if none then
   return none
 end
 due(q, 400 - most)
-local chosen, _, ended = choose(q, most, bytes)
+local chosen, _, ended = choose(q, most, bytes, true)
 return { ended, unpack(chosen) }

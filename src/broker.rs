@@ -24,7 +24,7 @@ use crate::{
     queues::Source,
     routes::check_pattern,
     scripts,
-    settle::{Settling, ack_one, settle, settle_one},
+    settle::{ACK, NACK, ack_one, settle, settle_one},
 };
 
 /// Delivers messages of type `T`, and gives access to the queues that hold them.
@@ -185,9 +185,11 @@ impl<T> Broker<T> {
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when facet or topic is missing, empty or longer than 512
-    /// bytes, or the body larger than the broker's [`max_body`](BrokerBuilder::max_body);
-    /// [`Full`](crate::Error::Full) when Redis is out of memory. After
-    /// [`MaybeApplied`](crate::Error::MaybeApplied) it may have been delivered.
+    /// bytes, the body larger than the broker's [`max_body`](BrokerBuilder::max_body), or what the
+    /// message says of itself out of its range; [`Refused`](crate::Error::Refused) when a queue takes
+    /// nothing of its facet; [`Full`](crate::Error::Full) when Redis is out of memory. After
+    /// [`MaybeApplied`](crate::Error::MaybeApplied) it may have been delivered: a message with a
+    /// [`key`](Message::key) can be delivered again without doubling it.
     pub async fn deliver<'a>(&self, message: impl Into<Message<'a, T>>) -> Result<Receipt>
     where
         T: 'a,
@@ -212,7 +214,7 @@ impl<T> Broker<T> {
     {
         let ready = messages.into_iter().map(|message| self.form.ready(message.into(), &self.core));
         let ready: Vec<_> = ready.collect::<Result<_, _>>()?;
-        deliver(&self.core, &ready).await
+        deliver(&self.core, &ready, true).await
     }
 
     /// Hears live what is delivered from now on to topics that `glob` matches, on any queue or on
@@ -244,7 +246,7 @@ impl<T> Broker<T> {
     /// [`Invalid`](crate::Error::Invalid) for a glob that is empty or too long;
     /// [`NotSent`](crate::Error::NotSent) when Redis has not confirmed it within the deadline.
     pub async fn listen(&self, glob: impl Into<String>) -> Result<Listener<T>> {
-        listen(&self.core, &glob.into(), self.form.decode).await
+        listen(&self.core, &glob.into(), self.form.decode.clone()).await
     }
 
     /// As [`Delivery::ack`](crate::Delivery::ack), by token.
@@ -260,7 +262,40 @@ impl<T> Broker<T> {
     /// # Errors
     /// As there.
     pub async fn nack(&self, token: &Token) -> Result<()> {
-        settle_one(&self.core, Settling::Nack { counted: true }, token).await
+        settle_one(&self.core, &NACK, token).await
+    }
+
+    /// As [`Delivery::ack_cost`](crate::Delivery::ack_cost), by token.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn ack_cost(&self, token: &Token, cost: f64) -> Result<()> {
+        delivery::ack_cost(&self.core, token, cost).await
+    }
+
+    /// As [`Delivery::nack_after`](crate::Delivery::nack_after), by token.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn nack_after(&self, token: &Token, time: Duration) -> Result<()> {
+        delivery::nack_after(&self.core, token, time).await
+    }
+
+    /// As [`Delivery::fail`](crate::Delivery::fail), by token.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn fail(&self, token: &Token, reason: impl Display) -> Result<()> {
+        let reason = reason.to_string();
+        delivery::fail(&self.core, token, reason).await
+    }
+
+    /// As [`Delivery::hold_facet`](crate::Delivery::hold_facet), by token.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn hold_facet(&self, token: &Token, time: Duration) -> Result<()> {
+        delivery::hold_facet(&self.core, token, time).await
     }
 
     /// As [`Delivery::extend`](crate::Delivery::extend), by token. Returns when the lease ends now,
@@ -280,6 +315,6 @@ impl<T> Broker<T> {
     /// and lost for a second call.
     pub async fn ack_all(&self, done: impl IntoIterator<Item: Into<Token>>) -> Result<Vec<Token>> {
         let tokens: Vec<Token> = done.into_iter().map(Into::into).collect();
-        settle(&self.core, Settling::Ack, &tokens).await
+        settle(&self.core, &ACK, &tokens).await
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     keys::Keys,
     link::{Link, parse},
-    message::Form,
+    message::{AnyError, Form},
     opaque_debug,
 };
 
@@ -50,6 +50,26 @@ impl Source {
 opaque_debug!(BrokerBuilder<T>);
 
 impl<T> BrokerBuilder<T> {
+    /// A builder for messages of a type that need not be known to serde; all else is as with
+    /// [`Broker::builder`].
+    ///
+    /// ```no_run
+    /// # use fairlane::BrokerBuilder;
+    /// # struct Order; impl Order {
+    /// #     fn encode_to_vec(&self) -> Vec<u8> { Vec::new() }
+    /// #     fn decode(_: &[u8]) -> Result<Self, std::fmt::Error> { Ok(Self) } }
+    /// # async fn example() -> fairlane::Result<()> {
+    /// let encode = |order: &Order| Ok::<_, std::fmt::Error>(order.encode_to_vec());
+    /// let orders = BrokerBuilder::coded(encode, Order::decode).facet(|_| "acme").connect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn coded<E: Into<AnyError>, D: Into<AnyError>>(
+        encode: impl Fn(&T) -> Result<Vec<u8>, E> + Send + Sync + 'static,
+        decode: impl Fn(&[u8]) -> Result<T, D> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(Form::coded(encode, decode))
+    }
+
     pub(crate) fn new(form: Form<T>) -> Self {
         Self {
             form,
@@ -118,6 +138,44 @@ impl<T> BrokerBuilder<T> {
     /// See [`Broker::topic`].
     pub fn topic<D: Display>(mut self, of: impl Fn(&T) -> D + Send + Sync + 'static) -> Self {
         self.form.topic(of);
+        self
+    }
+
+    /// How a message becomes the bytes of its body, whatever these are. Defaults to JSON.
+    ///
+    /// See [`decode`](Self::decode).
+    pub fn encode<E: Into<AnyError>>(
+        mut self,
+        encode: impl Fn(&T) -> Result<Vec<u8>, E> + Send + Sync + 'static,
+    ) -> Self {
+        self.form.encode(encode);
+        self
+    }
+
+    /// How the bytes of a body become a message. Defaults to JSON.
+    ///
+    /// With bodies that are not JSON, whose and what a message is has to be said by the closures of
+    /// [`facet`](Self::facet) and [`topic`](Self::topic), or with each [`Message`](crate::Message).
+    ///
+    /// ```no_run
+    /// # use fairlane::{Broker, Message};
+    /// # use std::convert::Infallible;
+    /// # #[tokio::main] async fn main() -> fairlane::Result<()> {
+    /// let raw = Broker::<Vec<u8>>::builder()
+    ///     .encode(|body| Ok::<_, Infallible>(body.clone()))
+    ///     .decode(|body| Ok::<_, Infallible>(body.to_vec()))
+    ///     .connect()
+    ///     .await?;
+    /// let image = vec![0x89, b'P', b'N', b'G'];
+    /// let message = Message::new(&image).facet("acme").topic("image:logo");
+    /// raw.deliver(message.header("content-type", "image/png")).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn decode<E: Into<AnyError>>(
+        mut self,
+        decode: impl Fn(&[u8]) -> Result<T, E> + Send + Sync + 'static,
+    ) -> Self {
+        self.form.decode(decode);
         self
     }
 

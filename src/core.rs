@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime},
 };
 
 use redis::{Cmd, FromRedisValue, Value};
@@ -87,6 +88,14 @@ impl Core {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&self.script(script).sha).arg(keys.len()).arg(keys).arg(now);
         command
+    }
+
+    /// The time by which what is due at a time is checked.
+    pub(crate) fn now(&self) -> SystemTime {
+        let testing = self.testing.clock.as_ref();
+        testing.map_or_else(SystemTime::now, |clock| {
+            SystemTime::UNIX_EPOCH + Duration::from_millis(clock())
+        })
     }
 
     /// Calls a script, within the deadline.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use redis::Value;
 use tokio::time::Instant;
 
 use crate::{
-    Error, MessageId, Receipt,
+    Error, MessageId, Receipt, Refusal,
     connection::Repeat,
     core::{Core, read},
     error::{Result, runtime_ended, unexpected},
@@ -23,8 +24,9 @@ const MOST_WRITES: usize = 500;
 /// The most bytes that one script writes, unless a single message is larger.
 const MOST_BYTES: usize = 512 << 10;
 
-/// Deliveries of concurrent tasks, on their way out: messages by their bytes.
-pub(crate) type Deliveries = Gather<(), Ready, Result<Receipt>>;
+/// Deliveries of concurrent tasks, on their way out: messages by their bytes. Those that have keys go
+/// apart from others: they can be sent again.
+pub(crate) type Deliveries = Gather<bool, Ready, Result<Receipt>>;
 
 impl Deliveries {
     /// As much as goes into one part, where messages go to few queues.
@@ -36,27 +38,28 @@ impl Deliveries {
 /// Delivers a message, together with those that other tasks deliver at the same time.
 pub(crate) async fn deliver_one(core: &Arc<Core>, message: Ready) -> Result<Receipt> {
     let size = message.body.len() + MOST_BYTES / MOST_WRITES * 2;
-    let shared = core.clone();
+    let (shared, keyed) = (core.clone(), message.keyed);
     let delivering =
-        core.deliveries.join((), size, message, false, |callers| together(shared, callers));
+        core.deliveries.join(keyed, size, message, false, |callers| together(shared, callers));
     delivering.await.unwrap_or_else(|| Err(runtime_ended()))
 }
 
 async fn together(core: Arc<Core>, callers: Vec<(Ready, Reply<Result<Receipt>>)>) {
     let (messages, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let (delivered, mut failed) = match deliver(&core, &messages).await {
+    let alone = messages.len() == 1;
+    let (delivered, mut failed) = match deliver(&core, &messages, alone).await {
         Ok(receipts) => (receipts, None),
         Err(Error::Interrupted { delivered, source }) => (delivered, Some(*source)),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let alone = messages.len() == 1;
     let mut delivered = delivered.into_iter();
     for (message, reply) in messages.iter().zip(replies) {
         reply.give(match (delivered.next(), &failed) {
             (Some(receipt), _) => Ok(receipt),
             // One is not refused for another's fault.
             (None, Some(error)) if error.is_of_one() && !alone => {
-                let again = deliver(&core, std::slice::from_ref(message)).await.and_then(only);
+                let again =
+                    deliver(&core, std::slice::from_ref(message), true).await.and_then(only);
                 if again.as_ref().is_err_and(|error| !error.is_of_one()) {
                     failed = Some(Error::not_made());
                 }
@@ -72,11 +75,12 @@ fn only(mut receipts: Vec<Receipt>) -> Result<Receipt> {
     receipts.pop().ok_or_else(|| unexpected("a delivery without a receipt"))
 }
 
-/// Delivers messages in their order. The first part that fails stops the rest.
-pub(crate) async fn deliver(core: &Core, messages: &[Ready]) -> Result<Vec<Receipt>> {
+/// Delivers messages in their order. The first part that fails stops the rest. `counts`: whether one
+/// that is refused is counted, and not tried again alone.
+pub(crate) async fn deliver(core: &Core, messages: &[Ready], counts: bool) -> Result<Vec<Receipt>> {
     let mut delivered = Vec::with_capacity(messages.len());
     while delivered.len() < messages.len() {
-        if let Err(error) = part(core, &messages[delivered.len()..], &mut delivered).await {
+        if let Err(error) = part(core, &messages[delivered.len()..], counts, &mut delivered).await {
             return Err(match delivered.is_empty() {
                 true => error,
                 false => Error::Interrupted { delivered, source: Box::new(error) },
@@ -87,13 +91,18 @@ pub(crate) async fn deliver(core: &Core, messages: &[Ready]) -> Result<Vec<Recei
 }
 
 /// Delivers as many of the messages as fit into one script, at least one.
-async fn part(core: &Core, messages: &[Ready], delivered: &mut Vec<Receipt>) -> Result<()> {
+async fn part(
+    core: &Core,
+    messages: &[Ready],
+    counts: bool,
+    delivered: &mut Vec<Receipt>,
+) -> Result<()> {
     let end = core.connection.end();
     let mut routes = core.routes();
     let mut pause = Pause::default();
     let mut reloaded = false;
     loop {
-        match send(core, messages, &routes, end).await {
+        match send(core, messages, counts, &routes, end).await {
             Ok(receipts) => {
                 delivered.extend(receipts);
                 return Ok(());
@@ -122,6 +131,7 @@ fn not_delivered(error: Error) -> Error {
 async fn send(
     core: &Core,
     messages: &[Ready],
+    counts: bool,
     routes: &Routes,
     end: Instant,
 ) -> Result<Vec<Receipt>> {
@@ -138,19 +148,58 @@ async fn send(
     }
     let places = Places::of(matched.iter().flat_map(|queues| queues.iter()).map(String::as_str));
     let mut command = core.command(&scripts::DELIVER, places.queues());
-    command.arg(&routes.version).arg(&core.keys.channel);
+    command.arg(&routes.version).arg(&core.keys.channel).arg(u8::from(counts));
+    let messages = &messages[..matched.len()];
     for (message, matched) in messages.iter().zip(&matched) {
         let to: Vec<_> = matched.iter().map(|queue| places.place(queue).to_string()).collect();
-        command.arg(&message.facet).arg(&message.topic).arg(&message.body).arg(to.join(" "));
+        let how = to.join(" ") + &message.how;
+        command.arg(&message.facet).arg(&message.topic).arg(&message.body).arg(how);
     }
-    let reply = core.call_until(&scripts::DELIVER, &command, Repeat::Never, end).await?;
-    let numbers: Vec<u64> = read(reply.value)?;
-    let [first, listeners @ ..] = numbers.as_slice() else {
-        return Err(unexpected("a delivery without a number"));
+    // What has a key does nothing the second time.
+    let keyed = messages.iter().all(|message| message.keyed);
+    let repeat = if keyed { Repeat::Safe } else { Repeat::Never };
+    let reply = core.call_until(&scripts::DELIVER, &command, repeat, end).await;
+    let reply = reply.map_err(|error| refused(error, messages, &places))?;
+    let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
+    let first: u64 = read(values.next().unwrap_or(Value::Nil))?;
+    let ids = (first..).map(MessageId);
+    ids.zip(matched).zip(values).map(|((id, queues), value)| receipt(id, queues, value)).collect()
+}
+
+/// Reads what became of a message: how many heard it; or, of one whose key holds, what
+/// `lua/parts/intake.lua` keeps of the first.
+fn receipt(id: MessageId, queues: Arc<[String]>, value: Value) -> Result<Receipt> {
+    if let Value::Int(heard) = value {
+        let listeners = u64::try_from(heard).unwrap_or_default();
+        return Ok(Receipt { id, queues, listeners, duplicate: false });
+    }
+    let kept: String = read(value)?;
+    let mut words = kept.split(' ').filter(|word| !word.is_empty());
+    let mut number = || words.next().and_then(|word| word.parse().ok());
+    let (Some(_until), Some(id), Some(listeners)) = (number(), number(), number()) else {
+        return Err(unexpected("a key that holds something else"));
     };
-    let ids = (*first..).map(MessageId);
-    let receipts = ids.zip(matched).zip(listeners);
-    Ok(receipts
-        .map(|((id, queues), listeners)| Receipt { id, queues, listeners: *listeners })
-        .collect())
+    let queues = words.map(str::to_owned).collect();
+    Ok(Receipt { id: MessageId(id), queues, listeners, duplicate: true })
+}
+
+/// Gives the names to a refusal, which has their numbers.
+fn refused(error: Error, messages: &[Ready], places: &Places<'_>) -> Error {
+    let Error::Server { code, cause } = &error else { return error };
+    if code != "REFUSED" {
+        return error;
+    }
+    let said: Vec<usize> =
+        cause.detail().split(' ').filter_map(|number| number.parse().ok()).collect();
+    let [message, place, why, most] = said[..] else { return error };
+    let (Some(message), Some(queue)) =
+        (messages.get(message.wrapping_sub(1)), places.queues().get(place.wrapping_sub(1)))
+    else {
+        return error;
+    };
+    let why = match why {
+        1 => Refusal::IntakePaused,
+        _ => Refusal::TooManyWaiting { most: most as u64 },
+    };
+    Error::Refused { queue: (*queue).into(), facet: message.facet.clone(), why }
 }

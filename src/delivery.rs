@@ -1,6 +1,7 @@
 //! A leased message in a worker's hand.
 
 use std::{
+    fmt::Display,
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -11,14 +12,17 @@ use crate::{
     core::Core,
     error::Result,
     lease::check_length,
-    message::{Decode, Stored},
+    message::{Decode, Headers, Stored, check_cost, check_time},
     opaque_debug,
-    settle::{Settling, ack_one, settle_one},
+    settle::{NACK, Settling, ack_one, settle_one},
     take::Taken,
 };
 
-/// A leased message: settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before its lease
-/// ends.
+/// The most bytes that are kept of why a message failed.
+const MOST_OF_A_REASON: usize = 1024;
+
+/// A leased message: settle it with [`ack`](Self::ack), or with [`nack`](Self::nack),
+/// [`fail`](Self::fail) or their like, before its lease ends.
 ///
 /// Dropped unsettled, it comes back to the front of its facet when its lease ends.
 #[must_use = "an unsettled delivery comes back when its lease ends"]
@@ -37,7 +41,7 @@ impl<T> Delivery<T> {
         core: &Arc<Core>,
         queue: &Arc<str>,
         length: Duration,
-        decode: Decode<T>,
+        decode: &Decode<T>,
         taken: Taken,
     ) -> Self {
         let Taken { stored, lease, asked } = taken;
@@ -84,6 +88,26 @@ impl<T> Delivery<T> {
         NonZeroU32::MIN.saturating_add(self.stored.attempts)
     }
 
+    /// How many of its leases before have ended without being settled.
+    pub fn crashes(&self) -> u32 {
+        self.stored.crashes
+    }
+
+    /// Why it failed the last time, where somebody said so with [`fail`](Self::fail).
+    pub fn last_failure(&self) -> Option<&str> {
+        self.stored.reason.as_deref()
+    }
+
+    /// What went with the body.
+    pub fn headers(&self) -> &Headers {
+        &self.stored.headers
+    }
+
+    /// The body, whatever it decodes to.
+    pub fn body(&self) -> &[u8] {
+        &self.stored.body
+    }
+
     /// When it was delivered, by the clock of Redis, in whole milliseconds.
     pub fn delivered_at(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.stored.delivered_at)
@@ -125,12 +149,56 @@ impl<T> Delivery<T> {
         ack_one(&self.core, &self.token).await
     }
 
-    /// Gives the message back to the front of its facet, for another attempt.
+    /// Done, as [`ack`](Self::ack), and this is what it cost in fact, 0.001 to 1,000,000,000: the
+    /// turn of its facet moves by what was charged too little or too much when it was leased.
+    ///
+    /// So a tenant whose messages are ten times as dear gets a tenth as many. Give
+    /// [`Message::cost`](crate::Message::cost) what you expect: until the ack that is what counts.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack), and [`Invalid`](crate::Error::Invalid) for another cost.
+    pub async fn ack_cost(self, cost: f64) -> Result<()> {
+        ack_cost(&self.core, &self.token, cost).await
+    }
+
+    /// Gives the message back to the front of its facet, for another attempt. After
+    /// [`max_attempts`](crate::QueueSettings::max_attempts) it goes to the dead letters instead.
     ///
     /// # Errors
     /// As for [`ack`](Self::ack).
     pub async fn nack(self) -> Result<()> {
-        settle_one(&self.core, Settling::Nack { counted: true }, &self.token).await
+        settle_one(&self.core, &NACK, &self.token).await
+    }
+
+    /// Gives the message back to the end of its facet after a time, 1 ms to 10 years, for another
+    /// attempt, as [`nack`](Self::nack) does.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack), and [`Invalid`](crate::Error::Invalid) for another time.
+    pub async fn nack_after(self, time: Duration) -> Result<()> {
+        nack_after(&self.core, &self.token, time).await
+    }
+
+    /// Gives the message back, to be served again after the
+    /// [`backoff`](crate::QueueSettings::backoff) of its queue, which grows with its attempts; after
+    /// [`max_attempts`](crate::QueueSettings::max_attempts) it goes to the dead letters. Its next
+    /// attempt and the dead letter know the reason, up to 1,024 bytes of it.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack).
+    pub async fn fail(self, reason: impl Display) -> Result<()> {
+        fail(&self.core, &self.token, reason.to_string()).await
+    }
+
+    /// Gives the message back to the front of its facet, and serves nothing of that facet for a
+    /// time, 1 ms to 10 years: somebody downstream has said to come back later. That is no attempt.
+    ///
+    /// A hold that is there already and ends later stays.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack), and [`Invalid`](crate::Error::Invalid) for another time.
+    pub async fn hold_facet(self, time: Duration) -> Result<()> {
+        hold_facet(&self.core, &self.token, time).await
     }
 
     /// Lets the lease end `lease` from now, 1 ms to 12 h. By shared reference, so that a heartbeat
@@ -146,11 +214,32 @@ impl<T> Delivery<T> {
     }
 }
 
+pub(crate) async fn ack_cost(core: &Core, token: &Token, cost: f64) -> Result<()> {
+    check_cost(cost)?;
+    settle_one(core, &Settling::Ack { cost: Some(cost) }, token).await
+}
+
+pub(crate) async fn nack_after(core: &Core, token: &Token, time: Duration) -> Result<()> {
+    check_time("time of a nack", time)?;
+    settle_one(core, &Settling::Nack { counted: true, after: Some(time) }, token).await
+}
+
+pub(crate) async fn fail(core: &Core, token: &Token, mut reason: String) -> Result<()> {
+    let end = (0..=MOST_OF_A_REASON.min(reason.len())).rfind(|at| reason.is_char_boundary(*at));
+    reason.truncate(end.unwrap_or(0));
+    settle_one(core, &Settling::Fail { reason }, token).await
+}
+
+pub(crate) async fn hold_facet(core: &Core, token: &Token, length: Duration) -> Result<()> {
+    check_time("hold of a facet", length)?;
+    settle_one(core, &Settling::HoldFacet { length }, token).await
+}
+
 /// Lets a lease end a time from now, and returns that instant.
 pub(crate) async fn extend(core: &Core, token: &Token, length: Duration) -> Result<Instant> {
     check_length(length)?;
     let asked = Instant::now();
-    settle_one(core, Settling::Extend { length }, token).await?;
+    settle_one(core, &Settling::Extend { length }, token).await?;
     Ok(end(asked, length))
 }
 

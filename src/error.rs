@@ -21,6 +21,19 @@ pub enum Error {
     /// Nothing was written. Drain Redis (pull, lease and ack still work) or enlarge it.
     #[error("Redis is at its maxmemory; nothing was written")]
     Full,
+    /// Nothing was delivered. Wait until the facet has drained, or raise its limit.
+    #[error("queue `{queue}` takes nothing of facet `{facet}`: {why}; nothing was delivered")]
+    Refused {
+        /// The queue that refused the delivery, for all of them.
+        queue: Arc<str>,
+        /// The facet of the message.
+        facet: String,
+        /// Why.
+        why: Refusal,
+    },
+    /// Look whether it is leased, was settled, or is of another facet.
+    #[error("there is no message {0} there")]
+    NoSuchMessage(MessageId),
     /// Stop working on the message: it came back and somebody else may have it, or it was settled.
     #[error("the lease of message {0} has ended")]
     LeaseLost(MessageId),
@@ -98,6 +111,21 @@ pub enum Error {
     },
 }
 
+/// Why a queue takes nothing more of a facet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The intake of the facet, or of the queue, is paused.
+    #[error("its intake is paused")]
+    IntakePaused,
+    /// As many messages wait as [`max_waiting`](crate::FacetSettings::max_waiting) allows.
+    #[error("it has {most} messages waiting at most")]
+    TooManyWaiting {
+        /// How many may wait.
+        most: u64,
+    },
+}
+
 /// What the caller gave is wrong; found before anything is sent.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -130,10 +158,10 @@ pub enum Invalid {
         source: regex::Error,
     },
     /// The message does not encode.
-    #[error("the message does not encode to JSON")]
+    #[error("the message does not encode")]
     Encode {
         /// Where and why.
-        source: Arc<serde_json::Error>,
+        source: Cause,
     },
     /// Something that is too large.
     #[error("the {what} is {len} bytes long, {most} are allowed")]
@@ -159,6 +187,9 @@ pub enum Invalid {
         /// What is wrong with it. The URL itself is not repeated, since it may have a password.
         problem: &'static str,
     },
+    /// The text of a message's number.
+    #[error("this is no number of a message")]
+    MessageId,
     /// The text of a token.
     #[error("this is no token: it has the form `queue/id/lease`")]
     Token,
@@ -176,7 +207,7 @@ pub struct Undecodable {
     /// The body as it was delivered.
     pub body: Arc<[u8]>,
     #[source]
-    pub(crate) source: Arc<serde_json::Error>,
+    pub(crate) source: Cause,
 }
 
 fn named(message: Option<MessageId>) -> String {
@@ -205,6 +236,14 @@ pub struct Cause(Arc<dyn StdError + Send + Sync>);
 impl Cause {
     pub(crate) fn new(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self(cause.into().into())
+    }
+
+    /// What Redis said behind the code.
+    pub(crate) fn detail(&self) -> &str {
+        self.0
+            .downcast_ref::<redis::RedisError>()
+            .and_then(|said| said.detail())
+            .unwrap_or_default()
     }
 
     pub(crate) fn timeout(text: &'static str) -> Self {
@@ -252,7 +291,9 @@ impl Error {
     /// a key that is in the way, or that the user may not touch; a lease that has ended.
     pub(crate) fn is_of_one(&self) -> bool {
         match self {
-            Self::WrongType(_) | Self::Denied(_) | Self::LeaseLost(_) => true,
+            Self::WrongType(_) | Self::Denied(_) | Self::LeaseLost(_) | Self::Refused { .. } => {
+                true
+            }
             Self::Server { code, .. } => code == "ERR" || code == "RECORD",
             _ => false,
         }

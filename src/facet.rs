@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use crate::{
-    FacetStats, Invalid,
+    Error, FacetSettings, FacetStats, Invalid, MessageId, Why,
     connection::Repeat,
-    core::Core,
+    core::{Core, read},
     error::{Result, unexpected},
     keys::{check_label, check_name},
     opaque_debug, scripts,
-    stats::facet_stats,
+    settings::{Whose, check_weight},
+    stats::look_at,
 };
 
 /// One facet of a queue; made by [`Queue::facet`](crate::Queue::facet). It need not have any
@@ -24,21 +25,47 @@ pub struct Facet {
 opaque_debug!(Facet);
 
 impl Facet {
-    /// Sets its weight, 0.001 to 1000: how many messages it is served for each one of a facet of
-    /// weight 1, while both have messages waiting. Defaults to 1.
+    /// Changes its settings: reads them, lets `change` change them, and writes them, unless somebody
+    /// else has changed them meanwhile; then `change` gets those.
     ///
-    /// It holds at once, also for what is waiting, and until it is set again, with the queue
-    /// registered or not.
+    /// They hold at once, also for what is waiting, until they are changed again, with the queue
+    /// registered or not. What is set back to its default is forgotten.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use fairlane::Rate;
+    /// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {
+    /// queue.facet("acme").configure(|facet| {
+    ///     facet.weight = Some(3.0); // three messages for each one of the others
+    ///     facet.max_leased = Some(5); // at a time
+    ///     facet.rate = Some(Rate::new(100, Duration::from_secs(60)).burst(10));
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when the weight is out of its range, or the facet or the
+    /// [`Invalid`](crate::Error::Invalid) when a setting is out of its range, or the facet or the
     /// queue has no valid name; [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not
     /// registered and holds nothing.
+    pub async fn configure(&self, change: impl FnMut(&mut FacetSettings) + Send) -> Result<()> {
+        self.whose(true)?.configure(change).await
+    }
+
+    /// What is set of it: nothing of what it has from its queue.
+    ///
+    /// # Errors
+    /// As for [`configure`](Self::configure).
+    pub async fn settings(&self) -> Result<FacetSettings> {
+        self.whose(true)?.settings().await
+    }
+
+    /// Sets its [`weight`](FacetSettings::weight), and nothing else.
+    ///
+    /// # Errors
+    /// As for [`configure`](Self::configure).
     pub async fn set_weight(&self, weight: f64) -> Result<()> {
-        check_name(&self.queue)?;
-        check_label("facet", &self.name)?;
         check_weight(weight)?;
-        configure(&self.core, &self.queue, &self.name, Setting::Weight(weight)).await
+        self.configure(|facet| facet.weight = Some(weight)).await
     }
 
     /// Serves nothing of it until it is resumed. Messages are still delivered to it, what is leased
@@ -51,7 +78,7 @@ impl Facet {
     /// [`Invalid`](crate::Error::Invalid) when the facet or the queue has no valid name;
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) while the queue is being destroyed.
     pub async fn pause(&self) -> Result<()> {
-        self.set_paused(true).await
+        self.whose(false)?.configure(|facet: &mut FacetSettings| facet.paused = true).await
     }
 
     /// Serves it again, from its turn where that is still ahead of what was served meanwhile,
@@ -60,7 +87,79 @@ impl Facet {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn resume(&self) -> Result<()> {
-        self.set_paused(false).await
+        self.whose(false)?.configure(|facet: &mut FacetSettings| facet.paused = false).await
+    }
+
+    /// Refuses what is delivered to it until its intake is resumed: of such a delivery nothing is
+    /// done, on any queue, and its error is [`Refused`](crate::Error::Refused). What waits is
+    /// served.
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause).
+    pub async fn pause_intake(&self) -> Result<()> {
+        self.whose(false)?.configure(|facet: &mut FacetSettings| facet.intake_paused = true).await
+    }
+
+    /// Takes deliveries again.
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause).
+    pub async fn resume_intake(&self) -> Result<()> {
+        self.whose(false)?.configure(|facet: &mut FacetSettings| facet.intake_paused = false).await
+    }
+
+    /// Drops what waits of it, and what is delayed, and returns how many messages that was. What is
+    /// leased stays leased, and comes back if it is not acked; dead letters stay, too.
+    ///
+    /// It is one step, whatever the number.
+    ///
+    /// # Errors
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
+    /// nothing. After [`MaybeApplied`](crate::Error::MaybeApplied) they may be dropped.
+    pub async fn purge(&self) -> Result<u64> {
+        self.check()?;
+        let mut command = self.core.command(&scripts::PURGE, &[&self.queue]);
+        command.arg(&*self.queue).arg(&*self.name);
+        let reply = self.core.call(&scripts::PURGE, &command, Repeat::Never).await;
+        read(reply.map_err(|error| error.of(&self.queue))?.value)
+    }
+
+    /// Drops one message of it that waits, or is delayed. It looks through these in steps of 500,
+    /// the last ones first, while they are served.
+    ///
+    /// # Errors
+    /// [`NoSuchMessage`](crate::Error::NoSuchMessage) when it is not there: leased, settled, dead,
+    /// or of another facet; [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not
+    /// registered and holds nothing.
+    pub async fn remove(&self, id: MessageId) -> Result<()> {
+        self.check()?;
+        let (mut delayed, mut from) = (0u8, 0u64);
+        loop {
+            let mut command = self.core.command(&scripts::REMOVE, &[&self.queue]);
+            command.arg(&*self.queue).arg(&*self.name).arg(id.0);
+            command.arg(delayed).arg(from).arg(500);
+            let reply = self.core.call(&scripts::REMOVE, &command, Repeat::Never).await;
+            let reply = reply.map_err(|error| error.of(&self.queue))?;
+            match read::<Vec<i64>>(reply.value)?[..] {
+                [1] => return Ok(()),
+                [-1, next, looked] => {
+                    delayed = u8::from(next == 1);
+                    from = looked.unsigned_abs();
+                }
+                _ => return Err(Error::NoSuchMessage(id)),
+            }
+        }
+    }
+
+    /// Says in one answer whether it can be served now, and if not, what keeps it and until when;
+    /// and how it stands.
+    ///
+    /// # Errors
+    /// As for [`stats`](Self::stats).
+    pub async fn why(&self) -> Result<Why> {
+        self.check()?;
+        let mut found = look_at(&self.core, &self.queue, &[self.name.as_bytes()]).await?;
+        found.pop().ok_or_else(|| unexpected("no facet"))
     }
 
     /// How it stands. One that is not there has nothing waiting, and is quiet.
@@ -70,48 +169,17 @@ impl Facet {
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
     /// nothing.
     pub async fn stats(&self) -> Result<FacetStats> {
-        check_name(&self.queue)?;
-        check_label("facet", &self.name)?;
-        let mut found = facet_stats(&self.core, &self.queue, &[self.name.as_bytes()]).await?;
-        found.pop().ok_or_else(|| unexpected("no facet"))
+        Ok(self.why().await?.stats)
     }
 
-    async fn set_paused(&self, paused: bool) -> Result<()> {
+    fn check(&self) -> Result<(), Invalid> {
         check_name(&self.queue)?;
-        check_label("facet", &self.name)?;
-        configure(&self.core, &self.queue, &self.name, Setting::Paused(paused)).await
+        check_label("facet", &self.name)
     }
-}
 
-/// What can be set of a facet, and of a queue.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Setting {
-    Weight(f64),
-    Paused(bool),
-}
-
-/// Sets something of a facet; the empty one is the queue itself.
-pub(crate) async fn configure(
-    core: &Core,
-    queue: &Arc<str>,
-    facet: &str,
-    setting: Setting,
-) -> Result<()> {
-    let (weight, paused) = match setting {
-        Setting::Weight(weight) => (weight.to_string(), ""),
-        Setting::Paused(paused) => (String::new(), if paused { "1" } else { "0" }),
-    };
-    let mut command = core.command(&scripts::CONFIGURE, &[queue]);
-    command.arg(&**queue).arg(facet).arg(weight).arg(paused);
-    let call = core.call(&scripts::CONFIGURE, &command, Repeat::Safe).await;
-    call.map(drop).map_err(|error| error.of(queue))
-}
-
-/// Checks the weight of a facet or a queue.
-pub(crate) fn check_weight(weight: f64) -> Result<(), Invalid> {
-    if (0.001..=1000.0).contains(&weight) {
-        Ok(())
-    } else {
-        Err(Invalid::OutOfRange { what: "weight", range: "0.001 to 1000" })
+    /// Whose settings these are. `must`: whether the queue has to be there.
+    fn whose(&self, must: bool) -> Result<Whose<'_>, Invalid> {
+        self.check()?;
+        Ok(Whose { core: &self.core, queue: &self.queue, facet: &self.name, must })
     }
 }

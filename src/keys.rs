@@ -27,15 +27,15 @@ impl Keys {
     /// `lua/prelude.lua` names them in this order.
     pub(crate) fn of(&self, queues: &[&str]) -> Vec<String> {
         let tag = &self.tag;
-        let mut keys = Vec::with_capacity(3 + 11 * queues.len());
-        keys.extend(["routes", "seq", "layout"].map(|key| format!("{tag}:{key}")));
+        let mut keys = Vec::with_capacity(4 + 14 * queues.len());
+        keys.extend(["routes", "seq", "layout", "k:"].map(|key| format!("{tag}:{key}")));
         for queue in queues {
             keys.extend(
-                // The facet comes last, after `f:`: whatever bytes it has, it meets no other key. So
-                // does the lease, after `l:`.
+                // The facet comes last, after `f:`, `s:` and `d:`: whatever bytes it has, it meets no
+                // other key. So does the lease, after `l:`.
                 [
-                    "clock", "ready", "parked", "idle", "timers", "l:", "held", "weights",
-                    "pauses", "wake", "f:",
+                    "clock", "ready", "parked", "idle", "timers", "l:", "held", "settings", "wake",
+                    "letters", "dead", "d:", "s:", "f:",
                 ]
                 .map(|key| format!("{tag}:q:{queue}:{key}")),
             );

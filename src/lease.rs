@@ -103,10 +103,10 @@ impl<Out> Lease<Out> {
     where
         Out: 'static,
     {
-        let (core, decode) = (broker.core.clone(), broker.form.decode);
+        let (core, decode) = (broker.core.clone(), broker.form.decode.clone());
         let order = Order::new(source, most, Some(LASTING));
         let finish = move |taken: Vec<Taken>, queue: &Arc<str>, length| {
-            let delivery = |taken| Delivery::new(&core, queue, length, decode, taken);
+            let delivery = |taken| Delivery::new(&core, queue, length, &decode, taken);
             finish(taken.into_iter().map(delivery).collect())
         };
         Self { core: broker.core.clone(), order, finish: Arc::new(finish) }

@@ -4,6 +4,7 @@ mod broker;
 mod builder;
 mod connection;
 mod core;
+mod dead_letters;
 mod deliver;
 mod delivery;
 mod destroy;
@@ -25,6 +26,7 @@ mod random;
 mod routes;
 mod scripts;
 mod serve;
+mod settings;
 mod settle;
 mod stats;
 mod subscriptions;
@@ -37,17 +39,19 @@ mod wait;
 
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
+pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use delivery::Delivery;
-pub use error::{Cause, Error, Invalid, Pulled, Result, Undecodable};
+pub use error::{Cause, Error, Invalid, Pulled, Refusal, Result, Undecodable};
 pub use facet::Facet;
 pub use lease::{Deliveries, Lease};
 pub use listener::{Heard, Listener, Missed};
-pub use message::{Message, MessageId, Receipt};
+pub use message::{Headers, Message, MessageId, Receipt};
 pub use pull::Pull;
 pub use queue::Queue;
 pub use queues::Queues;
 pub use routes::Route;
-pub use stats::{Cursor, FacetState, FacetStats, Peeked, Stats};
+pub use settings::{Backoff, FacetSettings, Overflow, QueueSettings, Rate};
+pub use stats::{Cursor, FacetState, FacetStats, Gate, Peeked, Stats, Why};
 pub use token::Token;
 
 /// Says what a handle is, and nothing of what it holds: closures, connections, passwords.

@@ -12,11 +12,11 @@ use futures_core::Stream;
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    Error, Undecodable,
+    Error, Headers, Undecodable,
     core::Core,
     error::{Cause, Result},
     keys::check_label,
-    message::Decode,
+    message::{Decode, read_headers},
     opaque_debug,
 };
 
@@ -31,6 +31,8 @@ const MOST_BYTES: usize = 16 << 20;
 pub struct Heard<T> {
     /// What it is about, without the namespace.
     pub topic: String,
+    /// What went with the body.
+    pub headers: Headers,
     /// The message.
     pub message: T,
 }
@@ -92,12 +94,10 @@ impl<T> Stream for Listener<T> {
                 let from = self.core.keys.channel.len();
                 let topic =
                     String::from_utf8_lossy(channel.get(from..).unwrap_or(&[])).into_owned();
+                let (headers, body) = unframe(body);
                 match (self.decode)(&body) {
-                    Ok(message) => Ok(Heard { topic, message }),
-                    Err(source) => {
-                        let source = Arc::new(source);
-                        Err(Undecodable { id: None, topic, body, source }.into())
-                    }
+                    Ok(message) => Ok(Heard { topic, headers, message }),
+                    Err(source) => Err(Undecodable { id: None, topic, body, source }.into()),
                 }
             }
             Entry::Gap => Err(Missed::Gap),
@@ -105,6 +105,20 @@ impl<T> Stream for Listener<T> {
             Entry::Lagged(n) => Err(Missed::Lagged(n)),
         }))
     }
+}
+
+/// Headers and body of what was published: the body, or, where there are headers, or the body begins
+/// with a zero byte, that byte and `<bytes of headers> <headers><body>`.
+fn unframe(payload: Arc<[u8]>) -> (Headers, Arc<[u8]>) {
+    let read = || {
+        let framed = payload.strip_prefix(b"\0")?;
+        let end = framed.iter().position(|byte| *byte == b' ')?;
+        let len = std::str::from_utf8(&framed[..end]).ok()?.parse().ok()?;
+        let (headers, body) = framed[end + 1..].split_at_checked(len)?;
+        Some((read_headers(headers), body.into()))
+    };
+    // What others publish is all body.
+    read().unwrap_or_else(|| (Headers::new(), payload.clone()))
 }
 
 impl<T> Drop for Listener<T> {

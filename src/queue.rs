@@ -5,14 +5,9 @@ use std::{fmt::Display, sync::Arc};
 use serde_json::Value;
 
 use crate::{
-    Broker, Cursor, Delivery, Facet, FacetStats, Lease, Peeked, Pull, Stats, Undecodable,
-    destroy::destroy,
-    error::Result,
-    facet::{Setting, configure},
-    keys::check_name,
-    opaque_debug,
-    queues::Source,
-    stats,
+    Broker, Cursor, DeadLetters, Delivery, Facet, FacetStats, Invalid, Lease, Peeked, Pull,
+    QueueSettings, Stats, Undecodable, destroy::destroy, error::Result, keys::check_name,
+    opaque_debug, queues::Source, settings::Whose, stats,
 };
 
 /// One queue; made by [`Broker::register_queue`] and [`Broker::queue`]. Cheap to clone.
@@ -45,9 +40,9 @@ impl<T: Send + 'static> Queue<T> {
     /// broker decodes; [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered
     /// and holds nothing.
     pub fn pull(&self) -> Pull<Option<T>> {
-        let decode = self.broker.form.decode;
+        let decode = self.broker.form.decode.clone();
         Pull::new(&self.broker.core, Source::one(&self.name), 1, move |_, taken| {
-            let message = taken.first().map(|taken| taken.stored.decode(decode));
+            let message = taken.first().map(|taken| taken.stored.decode(&decode));
             message.transpose().map_err(Into::into)
         })
     }
@@ -60,9 +55,9 @@ impl<T: Send + 'static> Queue<T> {
     /// [`PullInterrupted`](crate::Error::PullInterrupted) when the connection broke after a part of
     /// them had arrived.
     pub fn pull_many(&self, n: usize) -> Pull<Vec<Result<T, Undecodable>>> {
-        let decode = self.broker.form.decode;
+        let decode = self.broker.form.decode.clone();
         Pull::new(&self.broker.core, Source::one(&self.name), n, move |_, taken| {
-            Ok(taken.iter().map(|taken| taken.stored.decode(decode)).collect())
+            Ok(taken.iter().map(|taken| taken.stored.decode(&decode)).collect())
         })
     }
 
@@ -70,8 +65,6 @@ impl<T: Send + 'static> Queue<T> {
     /// the front of its facet.
     ///
     /// # A worker
-    /// There is no delay after a nack: what fails again and again is this loop's to end.
-    ///
     /// ```no_run
     /// # async fn handle(_: &serde_json::Value) -> Result<(), std::io::Error> { Ok(()) }
     /// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {
@@ -84,11 +77,7 @@ impl<T: Send + 'static> Queue<T> {
     ///     };
     ///     let settled = match handled {
     ///         Ok(()) => delivery.ack().await,
-    ///         Err(_) if delivery.attempt().get() < 5 => delivery.nack().await,
-    ///         Err(error) => {
-    ///             eprintln!("{} of {} is given up: {error}", delivery.id(), delivery.facet());
-    ///             delivery.ack().await
-    ///         }
+    ///         Err(error) => delivery.fail(error).await, // again later; to the dead letters in the end
     ///     };
     ///     if let Err(error) = settled {
     ///         eprintln!("{error}"); // if it was not applied, the message comes back
@@ -124,7 +113,7 @@ impl<T: Send + 'static> Queue<T> {
     /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have;
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) while the queue is being destroyed.
     pub async fn pause(&self) -> Result<()> {
-        self.set_paused(true).await
+        self.whose(false)?.configure(|queue: &mut QueueSettings| queue.facets.paused = true).await
     }
 
     /// Serves this queue again. Workers that wait wake up.
@@ -132,12 +121,82 @@ impl<T: Send + 'static> Queue<T> {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn resume(&self) -> Result<()> {
-        self.set_paused(false).await
+        self.whose(false)?.configure(|queue: &mut QueueSettings| queue.facets.paused = false).await
     }
 
-    async fn set_paused(&self, paused: bool) -> Result<()> {
+    /// Refuses all that is delivered to this queue until its intake is resumed: of such a delivery
+    /// nothing is done, on any queue, and its error is [`Refused`](crate::Error::Refused). What
+    /// waits is served.
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause).
+    pub async fn pause_intake(&self) -> Result<()> {
+        let paused = |queue: &mut QueueSettings| queue.facets.intake_paused = true;
+        self.whose(false)?.configure(paused).await
+    }
+
+    /// Takes deliveries again.
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause).
+    pub async fn resume_intake(&self) -> Result<()> {
+        let resumed = |queue: &mut QueueSettings| queue.facets.intake_paused = false;
+        self.whose(false)?.configure(resumed).await
+    }
+
+    /// Changes the settings of this queue, and the defaults of its facets: reads them, lets `change`
+    /// change them, and writes them, unless somebody else has changed them meanwhile; then `change`
+    /// gets those.
+    ///
+    /// They hold at once, until they are changed again, with the queue registered or not. What
+    /// limits facets is decided on anew for all that have messages waiting, in steps of about a
+    /// hundred.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use fairlane::Overflow;
+    /// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {
+    /// queue.configure(|queue| {
+    ///     queue.facets.max_leased = Some(10); // of each facet at a time
+    ///     queue.facets.max_waiting = Some(100_000);
+    ///     queue.overflow = Overflow::DropOldest;
+    ///     queue.ttl = Some(Duration::from_secs(86_400));
+    ///     queue.max_attempts = 5;
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) when a setting is out of its range;
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
+    /// nothing.
+    pub async fn configure(&self, change: impl FnMut(&mut QueueSettings) + Send) -> Result<()> {
+        self.whose(true)?.configure(change).await
+    }
+
+    /// What is set of this queue.
+    ///
+    /// # Errors
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
+    /// nothing.
+    pub async fn settings(&self) -> Result<QueueSettings> {
+        self.whose(true)?.settings().await
+    }
+
+    /// Whose settings these are. `must`: whether the queue has to be there.
+    fn whose(&self, must: bool) -> Result<Whose<'_>, Invalid> {
         check_name(&self.name)?;
-        configure(&self.broker.core, &self.name, "", Setting::Paused(paused)).await
+        Ok(Whose { core: &self.broker.core, queue: &self.name, facet: "", must })
+    }
+
+    /// The messages that this queue has given up. It makes no call.
+    pub fn dead_letters(&self) -> DeadLetters<T> {
+        DeadLetters {
+            core: self.broker.core.clone(),
+            queue: self.name.clone(),
+            facet: None,
+            decode: self.broker.form.decode.clone(),
+        }
     }
 
     /// Shows the messages that a lease of up to `n` would give now, in that order, and changes
@@ -148,7 +207,7 @@ impl<T: Send + 'static> Queue<T> {
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
     /// nothing.
     pub async fn peek(&self, n: usize) -> Result<Vec<Peeked<T>>> {
-        stats::peek(&self.broker.core, &self.name, n, self.broker.form.decode).await
+        stats::peek(&self.broker.core, &self.name, n, &self.broker.form.decode).await
     }
 
     /// Counts what this queue has, and what it had since its beginning. It costs the same whatever
@@ -161,8 +220,8 @@ impl<T: Send + 'static> Queue<T> {
     }
 
     /// A page of facets, of about a hundred, and the cursor of the next page: first those that have
-    /// messages waiting, then those that are in debt, have messages leased, are paused, or have a
-    /// weight.
+    /// messages waiting, then those that are in debt, have messages leased, settings, dead letters or
+    /// delayed messages, or are held.
     ///
     /// ```no_run
     /// # use fairlane::Cursor;
@@ -189,7 +248,7 @@ impl<T: Send + 'static> Queue<T> {
     }
 
     /// Removes this queue and all that is on it, what is leased too: its route, its messages, its
-    /// weights, pauses and counts.
+    /// dead letters, settings and counts.
     ///
     /// From the first step on it is closed: nothing is delivered to it, every call on it is
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue), and what was leased is

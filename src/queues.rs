@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    Broker, Delivery, Invalid, Lease, Pull, facet::check_weight, keys::check_name, opaque_debug,
-    random::share,
+    Broker, Delivery, Invalid, Lease, Pull, keys::check_name, opaque_debug, random::share,
+    settings::check_weight,
 };
 
 /// Several queues as one source; made by [`Broker::in_order`] and [`Broker::by_weight`]. Cheap to
@@ -36,10 +36,10 @@ impl<T: Send + 'static> Queues<T> {
     /// [`Invalid`](crate::Error::Invalid) when there is no queue at all, or a weight is out of its
     /// range, 0.001 to 1000.
     pub fn pull(&self) -> Pull<Option<(String, T)>> {
-        let decode = self.broker.form.decode;
+        let decode = self.broker.form.decode.clone();
         Pull::new(&self.broker.core, self.source.clone(), 1, move |queue, taken| {
             let Some(taken) = taken.first() else { return Ok(None) };
-            Ok(Some((queue.to_string(), taken.stored.decode(decode)?)))
+            Ok(Some((queue.to_string(), taken.stored.decode(&decode)?)))
         })
     }
 

@@ -234,7 +234,7 @@ impl Drop for Unclaimed {
         // Without a runtime nobody can give it back before its lease ends.
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
-            if let Err(error) = settle(&core, Settling::Nack { counted: false }, &tokens).await {
+            if let Err(error) = settle(&core, &Settling::Nack { counted: false, after: None }, &tokens).await {
                 warn!(target: "fairlane", %error, "what nobody waited for comes back when its lease ends");
             }
         });

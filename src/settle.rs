@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use redis::Cmd;
+
 use crate::{
     Error, Token,
     connection::Repeat,
@@ -9,23 +11,63 @@ use crate::{
     error::{Cause, Result, runtime_ended, unexpected},
     gather::{Gather, Reply},
     keys::Places,
-    scripts,
+    random,
+    scripts::{self, Script},
 };
 
 /// The most tokens that one script settles.
 const MOST: usize = 1000;
 
 /// What to do with a lease.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) enum Settling {
-    Ack,
-    /// `counted`: whether it was an attempt, as it is when somebody saw the message.
-    Nack {
-        counted: bool,
-    },
-    Extend {
-        length: Duration,
-    },
+    /// `cost`: what it was, where that is not what it was delivered with.
+    Ack { cost: Option<f64> },
+    /// `counted`: whether it was an attempt, as it is when somebody saw the message. `after`: when it
+    /// is served again; none for next of its facet.
+    Nack { counted: bool, after: Option<Duration> },
+    /// After the backoff of the queue.
+    Fail { reason: String },
+    /// With its facet, for a time.
+    HoldFacet { length: Duration },
+    /// Not at all: it has more time.
+    Extend { length: Duration },
+}
+
+/// The lease was of a message that was seen, and is the next of its facet again.
+pub(crate) const NACK: Settling = Settling::Nack { counted: true, after: None };
+/// It is done, and cost what was thought.
+pub(crate) const ACK: Settling = Settling::Ack { cost: None };
+
+impl Settling {
+    fn script(&self) -> &'static Script {
+        match self {
+            Self::Ack { .. } => &scripts::ACK,
+            Self::Nack { .. } => &scripts::NACK,
+            Self::Fail { .. } => &scripts::FAIL,
+            Self::HoldFacet { .. } => &scripts::HOLD_FACET,
+            Self::Extend { .. } => &scripts::EXTEND,
+        }
+    }
+
+    /// Adds what the script wants to know before the leases.
+    fn say(&self, command: &mut Cmd) {
+        match self {
+            Self::Ack { cost } => {
+                command.arg(cost.map(|cost| cost.to_string()).unwrap_or_default());
+            }
+            Self::Nack { counted, after } => {
+                let after = after.map(|after| after.as_millis().to_string());
+                command.arg(u8::from(*counted)).arg(after.unwrap_or_default());
+            }
+            Self::Fail { reason } => {
+                command.arg(reason).arg(random::share());
+            }
+            Self::HoldFacet { length } | Self::Extend { length } => {
+                command.arg(length.as_millis() as u64);
+            }
+        }
+    }
 }
 
 /// Acks of concurrent tasks, on their way out.
@@ -48,7 +90,7 @@ async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>)
     // What was leased together goes as one group.
     callers.sort_by(|(a, _), (b, _)| (&a.queue, a.lease).cmp(&(&b.queue, b.lease)));
     let (tokens, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let mut settled = settle_each(&core, Settling::Ack, &tokens).await;
+    let mut settled = settle_each(&core, &ACK, &tokens).await;
     let alone = tokens.len() == 1;
     for (token, reply) in tokens.iter().zip(replies) {
         reply.give(match &mut settled {
@@ -58,7 +100,7 @@ async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>)
             },
             // One is not refused for another's fault.
             Err(error) if error.is_of_one() && !alone => {
-                let again = settle_one(&core, Settling::Ack, token).await;
+                let again = settle_one(&core, &ACK, token).await;
                 if again.as_ref().is_err_and(|error| !error.is_of_one()) {
                     settled = Err(Error::not_made());
                 }
@@ -87,7 +129,7 @@ impl Lost {
 }
 
 /// Settles leases. Returns the tokens that were lost.
-pub(crate) async fn settle(core: &Core, how: Settling, tokens: &[Token]) -> Result<Vec<Token>> {
+pub(crate) async fn settle(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Vec<Token>> {
     let lost = settle_each(core, how, tokens).await?;
     match lost.iter().find(|lost| lost.doubtful) {
         Some(lost) => Err(lost.error()),
@@ -97,7 +139,7 @@ pub(crate) async fn settle(core: &Core, how: Settling, tokens: &[Token]) -> Resu
 
 /// Settles leases, those of all queues in one call for each 1,000, or more calls where bodies are
 /// large.
-async fn settle_each(core: &Core, how: Settling, tokens: &[Token]) -> Result<Vec<Lost>> {
+async fn settle_each(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Vec<Lost>> {
     let mut lost = Vec::new();
     for part in tokens.chunks(MOST) {
         let mut places = Vec::new();
@@ -117,26 +159,14 @@ async fn settle_each(core: &Core, how: Settling, tokens: &[Token]) -> Result<Vec
 /// counted from 1, and whether that is doubtful. Returns how many are left, at the beginning.
 async fn some(
     core: &Core,
-    how: Settling,
+    how: &Settling,
     tokens: &[Token],
     lost: &mut Vec<(usize, bool)>,
 ) -> Result<usize> {
     let places = Places::of(tokens.iter().map(|token| &*token.queue));
-    let script = match how {
-        Settling::Ack => &scripts::ACK,
-        Settling::Nack { .. } => &scripts::NACK,
-        Settling::Extend { .. } => &scripts::EXTEND,
-    };
+    let script = how.script();
     let mut command = core.command(script, places.queues());
-    match how {
-        Settling::Ack => {}
-        Settling::Nack { counted } => {
-            command.arg(u8::from(counted));
-        }
-        Settling::Extend { length } => {
-            command.arg(length.as_millis() as u64);
-        }
-    }
+    how.say(&mut command);
     for group in tokens.chunk_by(|a, b| a.lease == b.lease && a.queue == b.queue) {
         command.arg(places.place(&group[0].queue)).arg(group[0].lease).arg(group.len());
         command.arg(group.iter().map(|token| token.id.0).collect::<Vec<_>>());
@@ -151,7 +181,7 @@ async fn some(
 }
 
 /// Settles one lease.
-pub(crate) async fn settle_one(core: &Core, how: Settling, token: &Token) -> Result<()> {
+pub(crate) async fn settle_one(core: &Core, how: &Settling, token: &Token) -> Result<()> {
     match settle(core, how, std::slice::from_ref(token)).await?.first() {
         Some(lost) => Err(Error::LeaseLost(lost.id)),
         None => Ok(()),

@@ -1,17 +1,21 @@
 //! Looking at a queue and its facets, without changing anything.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use redis::Value;
 
 use crate::{
-    MessageId, Undecodable,
+    FacetSettings, Headers, MessageId, Undecodable,
     connection::Repeat,
     core::{Core, read},
     error::{Result, unexpected},
     keys::check_name,
     message::{Decode, Stored},
     scripts::{self, Script},
+    settings::Settings,
     take::{ANY_BYTES, MOST_BYTES},
 };
 
@@ -30,9 +34,14 @@ pub struct Stats {
     /// In the hands of workers, or of leases that have ended and are given back by one of the next
     /// calls.
     pub leased: u64,
+    /// Delayed, until they are due: they do not wait yet.
+    pub delayed: u64,
+    /// Dead letters.
+    pub dead: u64,
     /// Facets that can be served now, unless the queue is paused.
     pub facets_ready: u64,
-    /// Facets that have messages waiting and are paused.
+    /// Facets that have messages waiting and are not served: paused, held, at their limit, or out of
+    /// their rate.
     pub facets_parked: u64,
     /// Facets that have none waiting, and had more than the others who wait: should they come back,
     /// they go on from there.
@@ -45,8 +54,18 @@ pub struct Stats {
     pub served: u64,
     /// Acked.
     pub acked: u64,
-    /// Given back: nacked, of a lease that ended, or of a call that nobody waited for.
+    /// Given back: nacked, failed, held, of a lease that ended, or of a call that nobody waited for.
     pub came_back: u64,
+    /// Calls of deliver that were refused, for the intake or the limit of a facet.
+    pub refused: u64,
+    /// Messages that had expired when their turn came.
+    pub expired: u64,
+    /// Messages that went to the dead letters.
+    pub died: u64,
+    /// Dead letters that were dropped, because there were too many or they were too old.
+    pub dropped: u64,
+    /// Messages and dead letters that were dropped because somebody asked for it.
+    pub purged: u64,
 }
 
 /// How one facet of a queue stands; made by [`Queue::facets`](crate::Queue::facets) and
@@ -60,6 +79,10 @@ pub struct FacetStats {
     pub waiting: u64,
     /// Messages that are leased.
     pub leased: u64,
+    /// Messages that are delayed.
+    pub delayed: u64,
+    /// Dead letters.
+    pub dead: u64,
     /// 0.001 to 1000; 1 where none was set.
     pub weight: f64,
     /// Its place among the others, where it has one: of those that are ready, the lowest is served
@@ -80,7 +103,7 @@ pub struct FacetStats {
 pub enum FacetState {
     /// It has messages waiting, and is served at its turn.
     Ready,
-    /// It has messages waiting, and is not served: it is paused.
+    /// It has messages waiting, and is not served: [`Facet::why`](crate::Facet::why) says why.
     Parked,
     /// It has none waiting, and had more than the others who wait.
     InDebt,
@@ -88,13 +111,56 @@ pub enum FacetState {
     Quiet,
 }
 
-/// Where a page of facets begins; the default is the first one. Good for the queue that it is of.
+/// What keeps a facet from being served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Gate {
+    /// Its queue is paused.
+    QueuePaused,
+    /// It is paused.
+    Paused,
+    /// [`hold_facet`](crate::Delivery::hold_facet) was called, and holds until then, by the clock of
+    /// Redis.
+    Held {
+        /// In whole milliseconds.
+        until: SystemTime,
+    },
+    /// As many of its messages are leased as may be.
+    AtLimit {
+        /// How many may be.
+        most: u32,
+    },
+    /// It was served as fast as may be. Its next message can be served then, by the clock of Redis.
+    OutOfRate {
+        /// In whole milliseconds.
+        until: SystemTime,
+    },
+    /// Nothing waits.
+    Empty,
+}
+
+/// Why a facet is served, or is not; made by [`Facet::why`](crate::Facet::why).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Why {
+    /// What keeps it from being served. None when it can be, at its turn.
+    pub gate: Option<Gate>,
+    /// How many facets are served before it, of those that are ready. None when it is not.
+    pub place: Option<u64>,
+    /// Its settings, those among them that it has from its queue: the limits that hold for it.
+    pub settings: FacetSettings,
+    /// How it stands: its turn, how many are leased, and how long the oldest has waited.
+    pub stats: FacetStats,
+}
+
+/// Where a page of facets or of dead letters begins; the default is the first one. Good for what it
+/// is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// Which of the sets that the script goes through, from 1 on.
-    set: u8,
+    pub(crate) set: u8,
     /// As Redis has it.
-    at: String,
+    pub(crate) at: String,
 }
 
 impl Default for Cursor {
@@ -115,6 +181,8 @@ pub struct Peeked<T> {
     pub topic: String,
     /// How often it was leased before.
     pub attempts: u32,
+    /// What goes with the body.
+    pub headers: Headers,
     /// The message.
     pub message: Result<T, Undecodable>,
 }
@@ -123,7 +191,7 @@ pub(crate) async fn peek<T>(
     core: &Core,
     queue: &Arc<str>,
     most: usize,
-    decode: Decode<T>,
+    decode: &Decode<T>,
 ) -> Result<Vec<Peeked<T>>> {
     check_name(queue)?;
     let mut most = most.min(MOST_PEEKED);
@@ -143,8 +211,8 @@ pub(crate) async fn peek<T>(
             let raw: Vec<u8> = read(raw)?;
             let stored = Stored::read(facet, &raw)?;
             let message = stored.decode(decode);
-            let Stored { id, facet, topic, attempts, .. } = stored;
-            peeked.push(Peeked { id, facet, topic, attempts, message });
+            let Stored { id, facet, topic, attempts, headers, .. } = stored;
+            peeked.push(Peeked { id, facet, topic, attempts, headers, message });
         }
         return Ok(peeked);
     }
@@ -155,22 +223,26 @@ pub(crate) async fn stats(core: &Core, queue: &Arc<str>) -> Result<Stats> {
     check_name(queue)?;
     let values = look(core, &scripts::STATS, queue, |_| {}).await?;
     let numbers: Vec<u64> = values.into_iter().map(read).collect::<Result<_>>()?;
-    let [waiting, leased, ready, parked, in_debt, paused, delivered, served, acked, came_back] =
-        numbers[..]
-    else {
-        return Err(unexpected("another number of counts"));
-    };
+    let mut numbers = numbers.into_iter();
+    let mut next = || numbers.next().ok_or_else(|| unexpected("too few counts"));
     Ok(Stats {
-        waiting,
-        leased,
-        facets_ready: ready,
-        facets_parked: parked,
-        facets_in_debt: in_debt,
-        paused: paused == 1,
-        delivered,
-        served,
-        acked,
-        came_back,
+        waiting: next()?,
+        leased: next()?,
+        delayed: next()?,
+        dead: next()?,
+        facets_ready: next()?,
+        facets_parked: next()?,
+        facets_in_debt: next()?,
+        paused: next()? == 1,
+        delivered: next()?,
+        served: next()?,
+        acked: next()?,
+        came_back: next()?,
+        refused: next()?,
+        expired: next()?,
+        died: next()?,
+        dropped: next()?,
+        purged: next()?,
     })
 }
 
@@ -191,17 +263,18 @@ pub(crate) async fn facets(
     let mut page: Vec<FacetStats> = Vec::with_capacity(names.len());
     while page.len() < names.len() {
         let left = &names[page.len()..];
-        page.extend(facet_stats(core, queue, &left[..left.len().min(MOST_FACETS)]).await?);
+        let looked_at = look_at(core, queue, &left[..left.len().min(MOST_FACETS)]).await?;
+        page.extend(looked_at.into_iter().map(|why| why.stats));
     }
     Ok((page, (set > 0).then_some(Cursor { set, at })))
 }
 
 /// Looks at as many of the facets as one script may: at least one.
-pub(crate) async fn facet_stats<Name: AsRef<[u8]>>(
+pub(crate) async fn look_at<Name: AsRef<[u8]>>(
     core: &Core,
     queue: &Arc<str>,
     facets: &[Name],
-) -> Result<Vec<FacetStats>> {
+) -> Result<Vec<Why>> {
     let ask = |command: &mut redis::Cmd| {
         for facet in facets {
             command.arg(facet.as_ref());
@@ -209,12 +282,29 @@ pub(crate) async fn facet_stats<Name: AsRef<[u8]>>(
     };
     let values = look(core, &scripts::FACET, queue, ask).await?;
     let found = values.into_iter().zip(facets).map(|(value, facet)| {
-        let (waiting, leased, weight, turn, oldest, state, paused): Found = read(value)?;
-        Ok(FacetStats {
+        let (
+            (waiting, leased, delayed, dead),
+            (turn, place, oldest, state),
+            (gate, until, queue_paused, settings),
+        ): Found = read(value)?;
+        let settings = FacetSettings::parse(&settings);
+        let until = SystemTime::UNIX_EPOCH + Duration::from_millis(until.unsigned_abs());
+        let gate = match gate {
+            _ if waiting == 0 => Some(Gate::Empty),
+            _ if queue_paused == 1 => Some(Gate::QueuePaused),
+            1 => Some(Gate::Paused),
+            2 => Some(Gate::Held { until }),
+            3 => Some(Gate::AtLimit { most: settings.max_leased.unwrap_or_default() }),
+            4 => Some(Gate::OutOfRate { until }),
+            _ => None,
+        };
+        let stats = FacetStats {
             facet: String::from_utf8_lossy(facet.as_ref()).into_owned(),
             waiting,
             leased,
-            weight: weight.parse().unwrap_or(1.0),
+            delayed,
+            dead,
+            weight: settings.weight.unwrap_or(1.0),
             turn: turn.parse().ok(),
             oldest: u64::try_from(oldest).ok().map(Duration::from_millis),
             state: match state {
@@ -223,18 +313,19 @@ pub(crate) async fn facet_stats<Name: AsRef<[u8]>>(
                 3 => FacetState::InDebt,
                 _ => FacetState::Quiet,
             },
-            paused: paused == 1,
-        })
+            paused: settings.paused,
+        };
+        Ok(Why { gate, place: u64::try_from(place).ok(), settings, stats })
     });
     let found: Vec<_> = found.collect::<Result<_>>()?;
     if found.is_empty() { Err(unexpected("a page without facets")) } else { Ok(found) }
 }
 
 /// As `facet.lua` returns it for a facet.
-type Found = (u64, u64, String, String, i64, u8, u8);
+type Found = ((u64, u64, u64, u64), (String, i64, i64, u8), (u8, i64, u8, String));
 
 /// Calls a script that changes nothing.
-async fn look(
+pub(crate) async fn look(
     core: &Core,
     script: &Script,
     queue: &Arc<str>,

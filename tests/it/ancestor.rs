@@ -61,7 +61,7 @@ async fn batches_leave_no_entry_behind_that_would_be_an_unfair_share() {
         assert_eq!(queue.pull_many(3).await.unwrap().len(), 3);
         assert_eq!(run::<u64>(&["EXISTS", &space.of("q", "ready")]).await, 0);
     }
-    queue.facet("a").set_weight(1.0).await.unwrap();
+    queue.facet("a").configure(|facet| facet.weight = None).await.unwrap();
     deliver(&space.broker, "a", 200).await;
     deliver(&space.broker, "b", 200).await;
     let served = pulled(&queue, 200).await;
@@ -81,7 +81,7 @@ async fn a_pull_is_empty_only_when_nothing_can_be_served() {
         assert!(queue.pull().await.unwrap().is_some());
         assert!(queue.pull().await.unwrap().is_none());
     }
-    queue.facet("a").set_weight(1.0).await.unwrap();
+    queue.facet("a").configure(|facet| facet.weight = None).await.unwrap();
     space.end().await;
 }
 

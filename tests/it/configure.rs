@@ -17,19 +17,20 @@ async fn a_weight_is_0_001_to_1000() {
     for weight in [0.001, 1000.0, 1.0] {
         queue.facet("a").set_weight(weight).await.unwrap();
     }
+    queue.facet("a").configure(|facet| facet.weight = None).await.unwrap();
     space.end().await;
 }
 
 #[tokio::test]
-async fn a_weight_of_one_leaves_nothing_behind() {
+async fn a_setting_that_is_set_back_to_its_default_leaves_nothing_behind() {
     let (space, queue) = Space::with_queue().await;
     queue.facet("a").set_weight(2.0).await.unwrap();
     assert_eq!(
         space.keys().await.len(),
         3,
-        "layout, routes and weights, and no entry for a facet that has no message"
+        "layout, routes and settings, and no entry for a facet that has no message"
     );
-    queue.facet("a").set_weight(1.0).await.unwrap();
+    queue.facet("a").configure(|facet| facet.weight = None).await.unwrap();
     space.end().await;
 }
 
@@ -44,7 +45,7 @@ async fn a_weight_outlives_the_messages_of_its_facet() {
         assert!((19..=21).contains(&counts(&served)["heavy"]));
         assert_eq!(pulled(&queue, 99).await.len(), 25);
     }
-    queue.facet("heavy").set_weight(1.0).await.unwrap();
+    queue.facet("heavy").configure(|facet| facet.weight = None).await.unwrap();
     space.end().await;
 }
 

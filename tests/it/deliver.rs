@@ -274,7 +274,7 @@ async fn a_message_with_a_wrong_key_in_its_way_reaches_none_of_its_queues() {
         space.broker.register_queue(queue, ".").await.unwrap();
     }
     space.broker.queue("b").facet("other").pause().await.unwrap(); // So that it reads parked, too.
-    for key in ["f:acme", "ready", "idle", "clock", "weights", "parked", "wake"] {
+    for key in ["f:acme", "ready", "idle", "clock", "settings", "parked", "wake"] {
         run::<()>(&["SET", &space.of("b", key), "in the way"]).await;
         let before = space.keys().await;
         let refused = space.broker.deliver(&message("acme", "t", 1)).await;

@@ -59,7 +59,7 @@ async fn a_facet_is_shown_with_all_that_is_known_of_it() {
     space.broker.ack_all(leased).await.unwrap();
     for name in ["ready", "served", "parked", "held back", "heavy"] {
         queue.facet(name).resume().await.unwrap();
-        queue.facet(name).set_weight(1.0).await.unwrap();
+        queue.facet(name).configure(|facet| facet.weight = None).await.unwrap();
     }
     assert_eq!(queue.pull_many(9).await.unwrap().len(), 5);
     assert!(all(&queue).await.0.is_empty(), "nothing is known any more");

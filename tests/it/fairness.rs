@@ -174,7 +174,7 @@ async fn a_debt_is_forgotten_once_the_queue_has_served_all() {
     one(&space.broker, "slow").await;
     one(&space.broker, "other").await;
     pulled(&queue, 2).await;
-    queue.facet("slow").set_weight(1.0).await.unwrap();
+    queue.facet("slow").configure(|facet| facet.weight = None).await.unwrap();
     space.end().await;
 }
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use fairlane::Error;
+use fairlane::{Error, QueueSettings};
 
 use crate::support::{Space, deliver, run};
 
@@ -27,6 +27,7 @@ async fn a_nacked_message_returns_to_the_front_of_its_facet() {
 async fn each_lease_that_was_seen_counts_as_an_attempt() {
     let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
+    queue.configure(|queue| queue.max_crashes = 10).await.unwrap();
     for attempt in 1..=12 {
         let delivery = queue.lease().lasting(SECOND).await.unwrap().unwrap();
         assert_eq!(delivery.attempt().get(), attempt);
@@ -37,6 +38,7 @@ async fn each_lease_that_was_seen_counts_as_an_attempt() {
         }
     }
     queue.pull().await.unwrap().unwrap();
+    queue.configure(|queue| *queue = QueueSettings::default()).await.unwrap();
     space.end().await;
 }
 

@@ -39,7 +39,7 @@ async fn a_peek_shows_what_would_be_served_next_in_order_and_changes_nothing() {
     }
     assert_eq!(shown, served);
     queue.pull_many(99).await.unwrap();
-    queue.facet("b").set_weight(1.0).await.unwrap();
+    queue.facet("b").configure(|facet| facet.weight = None).await.unwrap();
     space.end().await;
 }
 

@@ -46,7 +46,7 @@ async fn a_facet_that_had_more_than_the_others_is_in_debt_until_they_have_had_as
     assert_eq!(queue.stats().await.unwrap().facets_in_debt, 1);
     queue.pull_many(9).await.unwrap();
     assert_eq!(queue.stats().await.unwrap().facets_in_debt, 0);
-    queue.facet("light").set_weight(1.0).await.unwrap();
+    queue.facet("light").configure(|facet| facet.weight = None).await.unwrap();
     space.end().await;
 }
 

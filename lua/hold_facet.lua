@@ -1,0 +1,26 @@
+#!lua flags=allow-oom
+-- Gives leased messages that are still the caller's back to the front of their facets, which are not
+-- served for a time. That is no attempt.
+--
+-- Returns as settle().
+-- Errors: that of the key when it cannot take its message back, which stays leased.
+-- Parts: life, settle.
+local length = tonumber(ARGV[2]) -- from now on, ms
+-- From ARGV[3] on: the leases, as settle() has them.
+
+local refused
+local how = { counted = 0 }
+local settled = settle(3, function(q, lease, id, facet)
+  local message = redis.call("HGET", q.lease .. lease, "m" .. id)
+  local failed = release(q, lease, id, facet, message, how)
+  if not failed and not q.holding[facet] then
+    local before = tonumber(redis.call("ZSCORE", q.timers, "h" .. facet))
+    q.holding[facet] = math.max(now + length, before or 0)
+    q.timed[#q.timed + 1], q.timed[#q.timed + 2] = q.holding[facet], "h" .. facet
+    q.holds = q.holds + (before and 0 or 1)
+    park(q, facet)
+  end
+  refused = failed or refused
+  return #(message or "")
+end)
+return refused or settled

@@ -1,0 +1,160 @@
+-- intake.lua: what a delivery asks before it writes anything, and what it writes.
+
+-- Reads how a message is delivered: "<place> <place> ..[,<letter><number> ..]", and opens its queues.
+-- The letters are those of a stored message, but for: x: in how many ms it expires. d: in how many ms
+-- it is due; a: at what time, ms. k: bytes of its key; w: for how many ms that holds.
+local function manner(text, queues)
+  local places, more = text:match("^([%d ]*)(.*)$")
+  local how = { more = "", text = places }
+  for place in places:gmatch("%d+") do
+    local q = queues[place]
+    if not q then
+      q = open(place)
+      -- What each facet gets; the facets in turn, the first message of each, and how many have it.
+      q.piles, q.named, q.firsts, q.written, q.place = {}, {}, {}, 0, place
+      queues[place] = q
+    end
+    how[#how + 1], how.closed = q, how.closed or q.closed
+  end
+  for letter, value in more:gmatch(",(%a)([^,]+)") do
+    how[letter] = tonumber(value)
+    if letter == "c" or letter == "h" then
+      how.more = how.more .. "," .. letter .. value
+    end
+  end
+  if how.x then
+    how.more = how.more .. string.format(",x%.0f", now + how.x)
+  end
+  local at = how.d and now + how.d or how.a
+  how.at = at and at > now and at or nil
+  return how
+end
+
+-- What listeners get: the body, and where there are headers, or it begins with a zero byte itself, in
+-- front of it a zero byte and "<bytes of headers> <headers>".
+local function frame(how, body)
+  if how.h or body:byte() == 0 then
+    return "\0" .. (how.h or 0) .. " " .. body
+  end
+  return body
+end
+
+-- Returns what is kept of the delivery that had the key of this one, if that still holds: "<until, ms>
+-- <id> <how many heard it> <queues>"; or, of one in this call, its key. Otherwise notes that this is
+-- the first: keep() keeps it.
+local function note(keys, facet, key, how, id)
+  key = receipts .. #facet .. " " .. facet .. key
+  if keys[key] then
+    return key
+  end
+  local kept = redis.call("GET", key)
+  if kept and tonumber(kept:match("^%d+")) > now then
+    return kept
+  end
+  local names = {}
+  for _, q in ipairs(how) do
+    names[#names + 1] = q.clock:match(":([^:]*):clock$")
+  end
+  keys[key] = { id = id, window = how.w, queues = table.concat(names, " ") }
+end
+
+-- Keeps what became of those that have keys, for as long as these hold.
+local function keep(keys, reply)
+  for key, of in pairs(keys) do
+    local heard = reply[of.id - reply[1] + 2]
+    of.text = string.format("%.0f %.0f %d ", now + of.window, of.id, heard) .. of.queues
+    redis.call("SET", key, of.text, "PX", of.window)
+  end
+  for n = 2, #reply do
+    local of = keys[reply[n]]
+    reply[n] = of and of.text or reply[n]
+  end
+end
+
+-- Piles a message up for its queues, or delays it there. Returns nil, or the error that says why it
+-- cannot be delayed.
+local function pile(how, facet, message, n)
+  for _, q in ipairs(how) do
+    q.firsts[facet] = q.firsts[facet] or n
+    q.delivered = q.delivered + 1
+    if how.at then
+      redis.call("ZCARD", q.timers)
+      local failed = delay(q, facet, message, how.at)
+      if failed then
+        return failed
+      end
+    else
+      local pile = q.piles[facet] or {}
+      q.named[#q.named + 1] = not q.piles[facet] and facet or nil
+      q.piles[facet], pile[#pile + 1] = pile, message
+      q.special = (how.c or how.x) and 1 or q.special
+    end
+  end
+end
+
+-- Returns that a facet gets nothing more, if that is so: 1 since its intake is paused, 2 since as many
+-- wait as may. Each queue that refuses something counts that.
+local function refusal(queues, counts)
+  local foremost, text
+  for place, q in pairs(queues) do
+    local refused = false
+    for facet, first in pairs(q.configured and q.firsts or NONE) do
+      local set, why = settings(q, { facet })[1], nil
+      if set.intake == 0 then
+        why = 1
+      elseif set.most_waiting and q.own.drop_oldest ~= 1 and q.piles[facet] then
+        local length = redis.call("LLEN", q.list .. facet) + #q.piles[facet]
+        why = length > set.most_waiting and 2 or nil
+      end
+      refused = refused or why
+      if why and (not foremost or first < foremost) then
+        local most = set.most_waiting or 0
+        foremost, text = first, string.format("REFUSED %d %s %d %d", first, place, why, most)
+      end
+    end
+    if refused and counts == "1" then
+      redis.call("HINCRBY", q.clock, "refused", counts)
+    end
+  end
+  return text
+end
+
+-- Writes what was piled up.
+local function push(q)
+  for n, facet in ipairs(q.named) do
+    local pile = q.piles[facet]
+    local length = redis.call("RPUSH", q.list .. facet, unpack(pile))
+    q.coming[#q.coming + 1] = length == #pile and facet or nil
+    q.written, q.waiting, q.firsts[facet] = n, q.waiting + #pile, length
+  end
+end
+
+-- Takes it off again, all or nothing, and returns the error that made it so.
+local function undo(queues, keys, failed)
+  for _, q in pairs(queues) do
+    for n = 1, q.written do
+      redis.call("LTRIM", q.list .. q.named[n], 0, -#q.piles[q.named[n]] - 1)
+    end
+  end
+  for key, of in pairs(keys) do
+    if of.text then
+      redis.call("DEL", key)
+    end
+  end
+  return redis.error_reply(failed.err or failed)
+end
+
+-- Where more wait than may, takes the oldest into the dead letters: at most 100, and as many as came.
+local function spill(q)
+  for n = 1, q.own.drop_oldest == 1 and q.written or 0 do
+    local facet = q.named[n]
+    local most, length = settings(q, { facet })[1].most_waiting, q.firsts[facet]
+    local over = most and math.min(length - most, #q.piles[facet] + 100) or 0
+    for _, message in ipairs(over > 0 and redis.call("LPOP", q.list .. facet, over) or NONE) do
+      if bury(q, facet, message:match("^%d+") or "0", message, 4) then
+        q.dropped = q.dropped + 1
+      end
+      q.waiting = q.waiting - 1
+    end
+  end
+end

@@ -1,0 +1,33 @@
+#!lua
+-- Lets dead letters join the end of their facets again, as if they were delivered now: one, those of a
+-- facet, or all, a part of them at each call.
+--
+-- Returns how many, and whether there may be more.
+-- Errors: NOQUEUE when the queue holds nothing and is not registered.
+-- Parts: life, letters.
+local name = ARGV[2] -- of the queue
+local facet = ARGV[3] -- "" for all
+local id = ARGV[4] -- "" for all
+local most = tonumber(ARGV[5]) -- letters
+
+local q = open(1)
+local none = missing(q, name)
+if none then
+  return none
+end
+local failed
+local count, more = letters_of(q, facet, id, most, function(of, letter)
+  local from, at = letter:match("^%d+ %d+ (%d+) ()")
+  local message = from and letter:sub(at + from) or ""
+  local m = split(message)
+  local text = message
+  if m then -- Its attempts, crashes, and the time at which it expired are those of its former life.
+    m.attempts, m.crashes, m.since = 0, 0, string.format("%.0f", now)
+    m.more = m.more:gsub(",x%d+", "")
+    text = join(m, message)
+  end
+  local refused = put(q, q.appended, of, text)
+  failed = refused or failed
+  return not refused
+end)
+return count == 0 and failed or { count, more and 1 or 0 }

@@ -1,0 +1,54 @@
+#!lua flags=allow-oom
+-- Drops one message of a facet that waits or is delayed: looks at a part of them at each call, the last
+-- ones first, so that what is taken meanwhile makes it miss none.
+--
+-- Returns 1 when it is dropped, 0 when it is not there; otherwise -1, whether the delayed ones are next,
+-- and how many of them were looked at.
+-- Errors: NOQUEUE when the queue holds nothing and is not registered.
+-- Parts: drain.
+local name = ARGV[2] -- of the queue
+local facet = ARGV[3]
+local id = ARGV[4]
+local delayed = ARGV[5] -- 1 to look among the delayed messages, 0 among those that wait
+local from = tonumber(ARGV[6]) -- how many were looked at before, from the end
+local most = tonumber(ARGV[7]) -- messages, at most
+
+local q = open(1)
+local none = missing(q, name)
+if none then
+  return none
+end
+redis.call("ZCARD", q.timers)
+local key = (delayed == "1" and q.delays or q.list) .. facet
+local command = delayed == "1" and "ZRANGE" or "LRANGE"
+local bytes, looked = 0, 0
+while looked < most and bytes < MOST_BYTES do
+  local last = -from - looked - 1
+  local page = redis.call(command, key, last - 7, last)
+  for n = #page, 1, -1 do
+    local message = page[n]
+    bytes = bytes + #message
+    if message:match("^0*(%d+) ") == id then
+      if delayed == "1" then
+        redis.call("ZREM", key, message)
+        local due_next = redis.call("ZRANGE", key, 0, 0, "WITHSCORES")[2]
+        q.timed = due_next and { due_next, "s" .. facet } or {}
+        q.untimed, q.delayed = due_next and {} or { "s" .. facet }, q.delayed - 1
+      else
+        redis.call("LREM", key, -1, message)
+        q.waiting = q.waiting - 1
+        if redis.call("LLEN", key) == 0 then
+          drain(q, facet)
+        end
+      end
+      q.purged = q.purged + 1
+      close(q)
+      return { 1 }
+    end
+  end
+  looked = looked + 8
+  if #page < 8 then
+    return { delayed == "1" and 0 or -1, 1, 0 }
+  end
+end
+return { -1, delayed, from + looked }

@@ -1,0 +1,235 @@
+//! Dead letters: messages that a queue has given up, kept aside with their facets.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use redis::Value;
+
+use crate::{
+    Cursor, Error, Headers, MessageId, Undecodable,
+    connection::Repeat,
+    core::{Core, read},
+    error::{Result, unexpected},
+    keys::{check_label, check_name},
+    message::{Decode, Stored},
+    opaque_debug,
+    scripts::{self, Script},
+    stats::look,
+};
+
+/// The most dead letters that one script moves or drops.
+const MOST_OF_A_STEP: usize = 250;
+/// About how many a page has.
+const PAGE: usize = 100;
+
+/// A message that a queue has given up; made by [`DeadLetters::page`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DeadLetter<T> {
+    /// The number of the message.
+    pub id: MessageId,
+    /// Whose it is.
+    pub facet: String,
+    /// What it is about.
+    pub topic: String,
+    /// How often it was leased.
+    pub attempts: u32,
+    /// How many of these leases ended.
+    pub crashes: u32,
+    /// Why it was given up.
+    pub death: Death,
+    /// Why it failed the last time, where somebody said so with [`fail`](crate::Delivery::fail).
+    pub reason: Option<String>,
+    /// When it was delivered, by the clock of Redis.
+    pub delivered_at: SystemTime,
+    /// When it was given up, by the clock of Redis.
+    pub died_at: SystemTime,
+    /// What went with the body.
+    pub headers: Headers,
+    /// The message.
+    pub message: Result<T, Undecodable>,
+}
+
+/// Why a message was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Death {
+    /// It had [`max_attempts`](crate::QueueSettings::max_attempts).
+    Attempts,
+    /// [`max_crashes`](crate::QueueSettings::max_crashes) of its leases ended.
+    Crashes,
+    /// It expired.
+    Expired,
+    /// Its facet had more messages waiting than [`max_waiting`](crate::FacetSettings::max_waiting).
+    Overflow,
+}
+
+/// The dead letters of a queue, or of one of its facets; made by
+/// [`Queue::dead_letters`](crate::Queue::dead_letters). Cheap to clone.
+///
+/// ```no_run
+/// # use fairlane::Cursor;
+/// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {
+/// let acme = queue.dead_letters().of("acme");
+/// let (page, _more) = acme.page(Cursor::default()).await?;
+/// for letter in page {
+///     println!("{} after {} attempts: {:?}", letter.id, letter.attempts, letter.reason);
+/// }
+/// acme.redrive().await?; // all of them wait again, with all their attempts
+/// # Ok(()) }
+/// ```
+pub struct DeadLetters<T> {
+    pub(crate) core: Arc<Core>,
+    pub(crate) queue: Arc<str>,
+    /// None for those of all.
+    pub(crate) facet: Option<Arc<str>>,
+    pub(crate) decode: Decode<T>,
+}
+
+opaque_debug!(DeadLetters<T>);
+
+impl<T> Clone for DeadLetters<T> {
+    fn clone(&self) -> Self {
+        let Self { core, queue, facet, decode } = self;
+        let (core, decode) = (core.clone(), decode.clone());
+        Self { core, queue: queue.clone(), facet: facet.clone(), decode }
+    }
+}
+
+impl<T> DeadLetters<T> {
+    /// Those of one facet alone.
+    pub fn of(self, facet: impl std::fmt::Display) -> Self {
+        Self { facet: Some(facet.to_string().into()), ..self }
+    }
+
+    /// A page of them, of about a hundred, and the cursor of the next page. Those of one facet come
+    /// in the order in which they died, those of all in none.
+    ///
+    /// # Errors
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
+    /// nothing.
+    pub async fn page(&self, from: Cursor) -> Result<(Vec<DeadLetter<T>>, Option<Cursor>)> {
+        let facet = self.check()?;
+        let from = if from == Cursor::default() { String::new() } else { from.at };
+        let ask = |command: &mut redis::Cmd| {
+            command.arg(facet).arg(&from).arg(PAGE);
+        };
+        let values = look(&self.core, &scripts::DEAD_LETTERS, &self.queue, ask).await?;
+        let mut values = values.into_iter();
+        let next: String = read(values.next().unwrap_or(Value::Nil))?;
+        let mut page = Vec::with_capacity(values.len() / 2);
+        while let (Some(_id), Some(raw)) = (values.next(), values.next()) {
+            page.extend(self.letter(&read::<Vec<u8>>(raw)?));
+        }
+        Ok((page, Some(next).filter(|next| !next.is_empty()).map(|at| Cursor { set: 1, at })))
+    }
+
+    /// Lets one of them join the end of its facet again, as if it was delivered now: with all its
+    /// attempts, and no end of its own.
+    ///
+    /// # Errors
+    /// [`NoSuchMessage`](crate::Error::NoSuchMessage) when it is not among them;
+    /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
+    /// nothing; [`Full`](crate::Error::Full) when Redis is out of memory.
+    pub async fn redrive_one(&self, id: MessageId) -> Result<()> {
+        self.one(&scripts::REDRIVE, id).await
+    }
+
+    /// Lets all of them join the ends of their facets again, in steps of 250: of each facet as many
+    /// as of every other. Returns how many.
+    ///
+    /// # Errors
+    /// As for [`redrive_one`](Self::redrive_one), but for `NoSuchMessage`. What was moved before the
+    /// error is moved: call again.
+    pub async fn redrive(&self) -> Result<u64> {
+        self.all(&scripts::REDRIVE).await
+    }
+
+    /// Drops one of them.
+    ///
+    /// # Errors
+    /// As for [`redrive_one`](Self::redrive_one), but for `Full`.
+    pub async fn purge_one(&self, id: MessageId) -> Result<()> {
+        self.one(&scripts::DISCARD, id).await
+    }
+
+    /// Drops all of them, in steps of 250. Returns how many.
+    ///
+    /// # Errors
+    /// As for [`redrive`](Self::redrive), but for `Full`.
+    pub async fn purge(&self) -> Result<u64> {
+        self.all(&scripts::DISCARD).await
+    }
+
+    async fn one(&self, script: &Script, id: MessageId) -> Result<()> {
+        match self.step(script, &id.to_string()).await?.0 {
+            0 => Err(Error::NoSuchMessage(id)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn all(&self, script: &Script) -> Result<u64> {
+        let mut count = 0;
+        loop {
+            let (some, more) = self.step(script, "").await?;
+            count += some;
+            if more == 0 {
+                return Ok(count);
+            }
+        }
+    }
+
+    async fn step(&self, script: &Script, id: &str) -> Result<(u64, u8)> {
+        let facet = self.check()?;
+        let mut command = self.core.command(script, &[&self.queue]);
+        command.arg(&*self.queue).arg(facet).arg(id).arg(MOST_OF_A_STEP);
+        let reply = self.core.call(script, &command, Repeat::Never).await;
+        read(reply.map_err(|error| error.of(&self.queue))?.value)
+    }
+
+    /// The facet, "" for all.
+    fn check(&self) -> Result<&str> {
+        check_name(&self.queue)?;
+        let Some(facet) = &self.facet else { return Ok("") };
+        check_label("facet", facet)?;
+        Ok(facet)
+    }
+
+    /// Reads `<died at> <cause> <bytes of the facet> <facet><message>`.
+    fn letter(&self, raw: &[u8]) -> Result<DeadLetter<T>> {
+        let read = || {
+            let mut parts = raw.splitn(4, |byte| *byte == b' ');
+            let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
+            let (died, cause, len) = (number()?, number()?, number()?);
+            let (facet, message) = parts.next()?.split_at_checked(len.try_into().ok()?)?;
+            let facet = String::from_utf8_lossy(facet).into_owned();
+            Some((died, cause, Stored::parse(facet, message)))
+        };
+        let (died, cause, stored) =
+            read().ok_or_else(|| unexpected("a dead letter that is none"))?;
+        let message = stored.decode(&self.decode);
+        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+        let Stored { id, facet, topic, attempts, crashes, delivered_at, headers, reason, .. } =
+            stored;
+        Ok(DeadLetter {
+            id,
+            facet,
+            topic,
+            attempts,
+            crashes,
+            death: match cause {
+                1 => Death::Attempts,
+                2 => Death::Crashes,
+                3 => Death::Expired,
+                _ => Death::Overflow,
+            },
+            reason,
+            delivered_at: at(delivered_at),
+            died_at: at(died),
+            headers,
+            message,
+        })
+    }
+}
