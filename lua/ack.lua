@@ -11,7 +11,8 @@ return settle(3, function(q, lease, id, facet)
   if cost then -- The turn of the facet moves by what was charged too little, or too much.
     local message = redis.call("HGET", q.lease .. lease, "m" .. id) or ""
     local charged = tonumber(message:match("^%d+ %d+ %d+ %d+[^ ]-,c([^, ]+)")) or 1
-    q.charges[facet], read = (q.charges[facet] or 0) + cost - charged, #message
+    q.charges, read = q.charges or {}, #message
+    q.charges[facet] = (q.charges[facet] or 0) + cost - charged
   end
   gone(q, lease, id, facet)
   q.acked = q.acked + 1

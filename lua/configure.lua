@@ -7,6 +7,7 @@
 -- Returns 0 when they are not what the caller has read; otherwise 1, and where the next page of facets
 -- begins, "0" after the last one.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered, or is being destroyed.
+-- Parts: park.
 local name = ARGV[2] -- of the queue
 local facet = ARGV[3] -- "" for the queue itself
 local must = ARGV[4] -- 1 where the queue has to be there, or 0
@@ -29,27 +30,18 @@ if wanted == "" then
 else
   redis.call("HSET", q.settings, facet, wanted)
 end
-q.configured, q.known = true, {}
+q.configured, q.known = true, nil
 if facet == "" then
-  local old, following = options(known), "0"
+  local old, changed = options(known), false
   q.own = options(wanted)
   q.paused, q.moved = q.own.stopped == 1, true
   if q.own.most_dead ~= old.most_dead or q.own.dead_for ~= old.dead_for then
     redis.call("ZADD", q.timers, "LT", now, "a")
   end
   for _, limit in ipairs({ "most_leased", "rate", "period", "burst" }) do
-    if q.own[limit] ~= old[limit] then
-      local set = cursor:sub(1, 1) == "r" and q.ready or q.parked
-      local page = redis.call("ZSCAN", set, cursor == "" and "0" or cursor:sub(2), "COUNT", 100)
-      for i = 1, #page[2], 2 do
-        park(q, page[2][i])
-        comes(q, page[2][i], true)
-      end
-      following = (set == q.ready and "r" or "p") .. page[1]
-      following = following == "p0" and "r0" or following == "r0" and "0" or following
-      break
-    end
+    changed = changed or q.own[limit] ~= old[limit]
   end
+  local following = changed and decide(q, cursor) or "0"
   close(q)
   return { 1, following }
 end
@@ -62,6 +54,6 @@ for _, key in ipairs(scale ~= 1 and { q.ready, q.parked, q.idle } or {}) do
   end
 end
 park(q, facet)
-comes(q, facet, true)
+comes(q, facet, "freed")
 close(q)
 return { 1, "0" }

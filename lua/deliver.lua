@@ -14,7 +14,7 @@ local counts = ARGV[4] -- 1 to count a refusal, 0 when the client tries each of 
 
 local stale = (redis.call("HGET", routes, ":version") or "0") ~= version
 local id = tonumber(redis.call("GET", seq)) or 0
-local queues, manners, middles, payloads, keys, reply = {}, {}, {}, {}, {}, { id + 1 }
+local queues, manners, payloads, keys, reply = {}, {}, {}, {}, { id + 1 }
 for i = 5, #ARGV, 4 do
   local facet, topic, body, text = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local how = manners[text] or manner(text, queues)
@@ -23,11 +23,12 @@ for i = 5, #ARGV, 4 do
   if how.k then
     first, body = note(keys, facet, body:sub(1, how.k), how, id), body:sub(how.k + 1)
   end
-  reply[#reply + 1], payloads[#payloads + 1] = first or 0, not first and frame(how, body)
+  reply[#reply + 1], payloads[#payloads + 1] = first or 0, false
   if not first then
-    local middle = how.more == "" and middles[topic]
-    middle = middle or string.format(" 0 %.0f %d%s ", now, #topic, how.more) .. topic
-    middles[topic] = how.more == "" and middle or middles[topic]
+    payloads[#payloads] = (how.h or body:byte() == 0) and frame(how, body) or body
+    local middle = how.middles[topic]
+      or string.format(" 0 %.0f %d%s ", now, #topic, how.more) .. topic
+    how.middles[topic] = middle
     local failed = pile(how, facet, string.format("%d", id) .. middle .. body, #payloads)
     if failed then
       return failed
@@ -45,9 +46,10 @@ local done, failed = pcall(function()
     push(q)
   end
   redis.call("INCRBY", seq, #payloads)
-  for n, payload in ipairs(payloads) do
-    reply[n + 1] = payload and redis.call("PUBLISH", channel .. ARGV[4 * n + 2], payload)
-      or reply[n + 1]
+  for i = 5, #ARGV, 4 do
+    local payload = payloads[(i - 1) / 4]
+    local heard = payload and redis.call("PUBLISH", channel .. ARGV[i + 1], payload)
+    reply[(i + 3) / 4] = heard or reply[(i + 3) / 4]
   end
   keep(keys, reply)
   for _, q in pairs(queues) do

@@ -15,7 +15,7 @@ if none then
   return none
 end
 local count, more = letters_of(q, facet, id, most, function()
-  q.purged = q.purged + 1
+  add(q, "commands", { "HINCRBY", q.clock, "purged", 1 })
   return true
 end)
 return { count, more and 1 or 0 }

@@ -10,6 +10,7 @@ local share = tonumber(ARGV[3]) -- drawn from 0 to 1: of the second half of the 
 -- From ARGV[4] on: the leases, as settle() has them.
 
 local refused
+local release = life().release
 local settled = settle(4, function(q, lease, id, facet)
   local message = redis.call("HGET", q.lease .. lease, "m" .. id)
   local how = { counted = 1, reason = reason }

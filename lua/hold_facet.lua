@@ -4,20 +4,25 @@
 --
 -- Returns as settle().
 -- Errors: that of the key when it cannot take its message back, which stays leased.
--- Parts: life, settle.
+-- Parts: park, life, settle.
 local length = tonumber(ARGV[2]) -- from now on, ms
 -- From ARGV[3] on: the leases, as settle() has them.
 
 local refused
+local release = life().release
 local how = { counted = 0 }
 local settled = settle(3, function(q, lease, id, facet)
   local message = redis.call("HGET", q.lease .. lease, "m" .. id)
   local failed = release(q, lease, id, facet, message, how)
+  q.holding = q.holding or {}
   if not failed and not q.holding[facet] then
     local before = tonumber(redis.call("ZSCORE", q.timers, "h" .. facet))
     q.holding[facet] = math.max(now + length, before or 0)
-    q.timed[#q.timed + 1], q.timed[#q.timed + 2] = q.holding[facet], "h" .. facet
-    q.holds = q.holds + (before and 0 or 1)
+    add(q, "timed", q.holding[facet], "h" .. facet)
+    if not before then
+      add(q, "commands", { "HINCRBY", q.clock, "holds", 1 })
+    end
+    q.holds = 1
     park(q, facet)
   end
   refused = failed or refused

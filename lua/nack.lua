@@ -16,6 +16,7 @@ local how = {
   end,
 }
 local refused
+local release = life().release
 local settled = settle(4, function(q, lease, id, facet)
   local message = redis.call("HGET", q.lease .. lease, "m" .. id)
   refused = release(q, lease, id, facet, message, how) or refused

@@ -14,26 +14,14 @@ local MOST_BYTES = 524288 -- of messages that one call moves; one that is larger
 -- One turn at weight 1, in the unit of turns that are stored: a 2^20th part. So most of them are
 -- whole numbers, which are written and read in less than half the time.
 local TURN = 1048576
--- The clock of a queue (see choose and arrive): it starts anew when nothing waits. Then how many
--- messages are delayed, how many facets are held, and what is counted from its beginning.
-local FIELDS = {
-  "floor",
-  "arrival",
-  "early",
-  "special", -- 1 when a message with a cost or a time of its own may be waiting
-  "waiting",
-  "delayed",
-  "holds",
-  "delivered",
-  "served",
-  "acked",
-  "came_back",
-  "refused",
-  "expired",
-  "died",
-  "dropped",
-  "purged",
-}
+-- The clock of a queue (see choose and arrive), whether a message with a cost or an end of its own may
+-- be waiting (special: 1), and how many wait: it starts anew when none does. Then what it counts from
+-- its beginning.
+local FIELDS =
+  { "floor", "arrival", "early", "special", "waiting", "delivered", "served", "acked", "came_back" }
+-- What else it counts, which most calls neither need nor change: messages delayed and facets held; and
+-- from its beginning.
+local RARE = { "delayed", "holds", "refused", "expired", "died", "dropped", "purged" }
 local NONE = {} -- of whatever it is
 
 local now = tonumber(ARGV[1]) -- ms since 1970; 0: by the clock of Redis
@@ -83,29 +71,24 @@ local function open(i)
     -- c: cost. x: ms at which it expires. k: its crashes. h: bytes of headers, which stand before
     -- the body. f: bytes of the reason of its last failure, which stands before the body, too
     entering = {}, -- turn and facet, in turn, of those that become ready
-    parking = {}, -- turn and facet, in turn, of those that are parked
     owing = {}, -- turn and facet, in turn, of those that become idle
     drained = {}, -- facets that are taken out of ready
     leaving = {}, -- facets that are taken out of idle
-    resuming = {}, -- facets that are taken out of parked
-    coming = {}, -- facets that get something to serve, each once, for arrive()
-    freed = {}, -- facets that may be parked, and whose gate may have opened, for arrive()
-    comes = {}, -- facet -> which of these it is in
-    timed = {}, -- time and name, in turn, of what joins timers
-    untimed = {}, -- names that leave timers
-    returned = {}, -- facet -> messages that go back to its front, the foremost last
-    appended = {}, -- facet -> messages that go to its end
-    commands = {}, -- others that close() is to run before it takes anything away
     leases = {}, -- lease -> its size, and what is gone from it: id -> facet
     loads = {}, -- facet -> how many more of its messages are leased
-    charges = {}, -- facet -> the cost by which its turn moves
-    holding = {}, -- facet -> until when it is held, ms
-    known = {}, -- facet -> its settings
+    returned = NONE, -- facet -> messages that go back to its front, the foremost last
+    appended = NONE, -- facet -> messages that go to its end
+    -- Only where there are any: coming and freed, facets that get something to serve, and those whose
+    -- gate may have opened (comes: facet -> which of these); parking, as entering, and resuming, as
+    -- leaving, of those that are parked; timed, time and name, in turn, and untimed, names, of what
+    -- joins and leaves timers; charges, facet -> the cost by which its turn moves; holding, facet ->
+    -- until when it is held, ms; commands, others that close() is to run before it takes anything
+    -- away; known, facet -> its settings.
   }
-  local clock = redis.call("HMGET", q.clock, "closed", unpack(FIELDS))
-  q.closed, q.before = clock[1], {}
+  local clock = redis.call("HMGET", q.clock, "closed", "holds", unpack(FIELDS))
+  q.closed, q.holds, q.before = clock[1], tonumber(clock[2]) or 0, {}
   for n, field in ipairs(FIELDS) do
-    local value = tonumber(clock[n + 1]) or 0
+    local value = tonumber(clock[n + 2]) or 0
     q[field], q.before[n] = value, value
   end
   q.facets = redis.call("ZCARD", q.ready)
@@ -120,8 +103,9 @@ end
 
 -- Returns the error that there is no such queue, if there is none.
 local function missing(q, name)
-  local holds = q.facets + q.aside + q.delayed > 0
+  local holds = q.facets + q.aside > 0
     or redis.call("HEXISTS", q.held, "") == 1
+    or tonumber(redis.call("HGET", q.clock, "delayed") or 0) > 0
     or redis.call("HLEN", q.letters) > 0
   if q.closed or not holds and redis.call("HEXISTS", routes, name) == 0 then
     return redis.error_reply("NOQUEUE there is no queue " .. name)
@@ -132,13 +116,10 @@ end
 local function settings(q, facets)
   local all = {}
   local texts = q.configured and redis.call("HMGET", q.settings, unpack(facets)) or NONE
+  q.known = q.known or {}
   for i, facet in ipairs(facets) do
-    local set = q.known[facet]
-    if not set then
-      set = texts[i] and options(texts[i], q.own) or q.own
-      q.known[facet] = set
-    end
-    all[i] = set
+    local set = q.known[facet] or texts[i] and options(texts[i], q.own) or q.own
+    q.known[facet], all[i] = set, set
   end
   return all
 end
@@ -150,7 +131,7 @@ local function gate(q, facet, set)
   if set.paused == 1 then
     return 1, -1
   end
-  local held = q.holding[facet]
+  local held = q.holding and q.holding[facet]
     or q.holds > 0 and tonumber(redis.call("ZSCORE", q.timers, "h" .. facet))
   if held and held > now then
     return 2, held
@@ -172,12 +153,20 @@ local function gate(q, facet, set)
   return nil, nil, load, full
 end
 
--- Notes that a facet gets something to serve, or, when it is freed, that its gate may have opened.
-local function comes(q, facet, freed)
+-- Adds one value, or two, to a list of a queue that is only there when there is anything in it.
+local function add(q, name, value, and_value)
+  local list = q[name] or {}
+  q[name], list[#list + 1] = list, value
+  list[#list + 1] = and_value
+end
+
+-- Notes that a facet gets something to serve ("coming"), or that its gate may have opened ("freed").
+local function comes(q, facet, how)
+  q.comes = q.comes or {}
   local noted = q.comes[facet]
-  if not noted or noted == q.freed and not freed then
-    local list = freed and q.freed or q.coming
-    q.comes[facet], list[#list + 1] = list, facet
+  if not noted or noted == "freed" and how == "coming" then
+    q.comes[facet] = how
+    add(q, how, facet)
   end
 end
 
@@ -185,11 +174,12 @@ end
 -- earned one place at the front. A facet that left in debt goes on where it left. One whose gate is
 -- closed is parked, and keeps that for when it opens.
 local function arrive(q)
-  local facets, coming = q.coming, #q.coming
-  for i = 1, q.aside > 0 and #q.freed or 0 do
-    facets[coming + i] = q.freed[i]
+  local facets = q.coming or {}
+  local coming = #facets
+  for i, facet in ipairs(q.aside > 0 and q.freed or NONE) do
+    facets[coming + i] = facet
   end
-  q.coming, q.freed, q.comes = {}, {}, {}
+  q.coming, q.freed, q.comes = nil, nil, nil
   if #facets == 0 then
     return
   end
@@ -213,16 +203,17 @@ local function arrive(q)
         closed, opens = gate(q, facet, set)
       end
       if closed then
-        q.parking[#q.parking + 1], q.parking[#q.parking + 2] = debt or left or 0, facet
+        add(q, "parking", debt or left or 0, facet)
         q.aside = q.aside + (left and 0 or 1)
         if closed == 4 then
-          q.timed[#q.timed + 1], q.timed[#q.timed + 2] = opens, "r" .. facet
+          add(q, "timed", opens, "r" .. facet)
         end
       else
         -- At the floor, one that was parked is about to be served.
         local stays = debt and debt > q.floor or not debt and left and left >= q.floor
         if left then
-          q.resuming[#q.resuming + 1], q.aside = facet, q.aside - 1
+          add(q, "resuming", facet)
+          q.aside = q.aside - 1
         end
         local turn = debt or left
         q.early = math.min(q.early, q.facets)
@@ -241,33 +232,12 @@ local function arrive(q)
   end
 end
 
--- Takes a facet out of ready, if it is there and its gate is closed. It gives back a place at the
--- front.
-local function park(q, facet)
-  local turn = redis.call("ZSCORE", q.ready, facet)
-  local closed, opens
-  if turn then
-    closed, opens = gate(q, facet, settings(q, { facet })[1])
-  end
-  if closed then
-    if closed == 4 then
-      q.timed[#q.timed + 1], q.timed[#q.timed + 2] = opens, "r" .. facet
-    end
-    q.parking[#q.parking + 1], q.parking[#q.parking + 2] = turn, facet
-    q.drained[#q.drained + 1] = facet
-    q.facets, q.aside, q.moved = q.facets - 1, q.aside + 1, true
-    if tonumber(turn) < q.floor then
-      q.early = math.min(q.early + 1, q.facets)
-    end
-  end
-end
-
 -- Notes that a message has left its lease.
 local function gone(q, lease, id, facet)
   q.leases[lease].gone[id] = facet
   q.loads[facet] = (q.loads[facet] or 0) - 1
   if q.aside > 0 then
-    comes(q, facet, true)
+    comes(q, facet, "freed")
   end
 end
 
@@ -286,7 +256,7 @@ local function close(q)
     redis.call(command, key, unpack(list))
     return {}
   end
-  for facet, cost in pairs(q.charges) do
+  for facet, cost in pairs(q.charges or NONE) do
     local step, found = cost * TURN / (settings(q, { facet })[1].weight or 1), false
     for _, set in ipairs({ q.ready, q.parked, q.idle }) do
       local turn = redis.call("ZSCORE", set, facet)
@@ -305,7 +275,7 @@ local function close(q)
   for facet, messages in pairs(q.appended) do
     write("RPUSH", q.list .. facet, messages)
   end
-  for _, command in ipairs(q.commands) do
+  for _, command in ipairs(q.commands or NONE) do
     redis.call(unpack(command))
   end
   local empty = q.moved and q.facets + q.aside == 0
@@ -313,13 +283,13 @@ local function close(q)
     q.owing, q.drained, q.leaving = {}, {}, {}
   end
   q.entering = write("ZADD", q.ready, q.entering)
-  q.parking = write("ZADD", q.parked, q.parking)
+  write("ZADD", q.parked, q.parking or NONE)
   q.owing = write("ZADD", q.idle, q.owing)
   q.drained = write("ZREM", q.ready, q.drained)
   q.leaving = write("ZREM", q.idle, q.leaving)
-  q.resuming = write("ZREM", q.parked, q.resuming)
-  q.untimed = write("ZREM", q.timers, q.untimed)
-  q.timed = write("ZADD", q.timers, q.timed)
+  write("ZREM", q.parked, q.resuming or NONE)
+  write("ZREM", q.timers, q.untimed or NONE)
+  write("ZADD", q.timers, q.timed or NONE)
   local over, keys = {}, {}
   for lease, of in pairs(q.leases) do
     local gone = {}
@@ -367,8 +337,9 @@ local function close(q)
   if q.trims then
     q.trims(q)
   end
-  q.returned, q.appended, q.commands, q.trims = {}, {}, {}, nil
-  q.leases, q.loads, q.charges = {}, {}, {}
+  q.leases, q.loads, q.returned, q.appended = {}, {}, NONE, NONE
+  q.parking, q.resuming, q.untimed, q.timed = nil, nil, nil, nil
+  q.charges, q.commands, q.trims = nil, nil, nil
   if empty then
     redis.call("UNLINK", q.ready, q.idle)
     redis.call("HDEL", q.clock, unpack(FIELDS, 1, 5))
@@ -379,11 +350,7 @@ local function close(q)
   local changed = {}
   for n, field in ipairs(FIELDS) do
     local value = q[field]
-    if value == q.before[n] then
-    elseif value == 0 and (field == "delayed" or field == "holds") then
-      q.before[n] = 0
-      redis.call("HDEL", q.clock, field) -- What there may never be again leaves nothing behind.
-    else
+    if value ~= q.before[n] then
       changed[#changed + 1], changed[#changed + 2], q.before[n] = field, value, value
     end
   end

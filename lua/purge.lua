@@ -16,9 +16,10 @@ end
 redis.call("ZCARD", q.timers)
 local waiting, delayed = redis.call("LLEN", q.list .. facet), redis.call("ZCARD", q.delays .. facet)
 drain(q, facet)
-q.waiting, q.delayed = q.waiting - waiting, q.delayed - delayed
-q.purged = q.purged + waiting + delayed
-q.untimed[1] = "s" .. facet
+q.waiting = q.waiting - waiting
+add(q, "commands", { "HINCRBY", q.clock, "delayed", 0 - delayed })
+add(q, "commands", { "HINCRBY", q.clock, "purged", waiting + delayed })
+add(q, "untimed", "s" .. facet)
 redis.call("UNLINK", q.list .. facet, q.delays .. facet)
 close(q)
 return waiting + delayed

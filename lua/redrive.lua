@@ -16,17 +16,18 @@ if none then
   return none
 end
 local failed
+local alive = life()
 local count, more = letters_of(q, facet, id, most, function(of, letter)
   local from, at = letter:match("^%d+ %d+ (%d+) ()")
   local message = from and letter:sub(at + from) or ""
-  local m = split(message)
+  local m = alive.split(message)
   local text = message
   if m then -- Its attempts, crashes, and the time at which it expired are those of its former life.
     m.attempts, m.crashes, m.since = 0, 0, string.format("%.0f", now)
     m.more = m.more:gsub(",x%d+", "")
-    text = join(m, message)
+    text = alive.join(m, message)
   end
-  local refused = put(q, q.appended, of, text)
+  local refused = alive.put(q, "appended", of, text)
   failed = refused or failed
   return not refused
 end)

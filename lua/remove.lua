@@ -32,8 +32,9 @@ while looked < most and bytes < MOST_BYTES do
       if delayed == "1" then
         redis.call("ZREM", key, message)
         local due_next = redis.call("ZRANGE", key, 0, 0, "WITHSCORES")[2]
-        q.timed = due_next and { due_next, "s" .. facet } or {}
-        q.untimed, q.delayed = due_next and {} or { "s" .. facet }, q.delayed - 1
+        q.timed = due_next and { due_next, "s" .. facet }
+        q.untimed = not due_next and { "s" .. facet } or nil
+        add(q, "commands", { "HINCRBY", q.clock, "delayed", -1 })
       else
         redis.call("LREM", key, -1, message)
         q.waiting = q.waiting - 1
@@ -41,7 +42,7 @@ while looked < most and bytes < MOST_BYTES do
           drain(q, facet)
         end
       end
-      q.purged = q.purged + 1
+      add(q, "commands", { "HINCRBY", q.clock, "purged", 1 })
       close(q)
       return { 1 }
     end

@@ -2,7 +2,8 @@
 -- Counts what a queue has, and what it had.
 --
 -- Returns messages waiting, leased, delayed and dead, facets ready, parked and in debt, whether the
--- queue is paused; and from its beginning what FIELDS count, in their order.
+-- queue is paused; and from its beginning messages delivered, served, acked, come back, and what RARE
+-- has, in its order.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 local name = ARGV[2] -- of the queue
 
@@ -12,10 +13,16 @@ if none then
   return none
 end
 local debtors = redis.call("ZCOUNT", q.idle, "(" .. string.format("%.17g", q.floor), "+inf")
-local had = {}
-for n = 8, #FIELDS do
-  had[#had + 1] = q[FIELDS[n]]
-end
 local leased, dead = tonumber(redis.call("HGET", q.held, "")) or 0, redis.call("HLEN", q.letters)
-local paused = q.paused and 1 or 0
-return { q.waiting, leased, q.delayed, dead, q.facets, q.aside, debtors, paused, unpack(had) }
+local rare = redis.call("HMGET", q.clock, unpack(RARE))
+local reply = { q.waiting, leased, tonumber(rare[1]) or 0, dead }
+for _, value in ipairs({ q.facets, q.aside, debtors, q.paused and 1 or 0 }) do
+  reply[#reply + 1] = value
+end
+for _, value in ipairs({ q.delivered, q.served, q.acked, q.came_back }) do
+  reply[#reply + 1] = value
+end
+for n = 3, #RARE do
+  reply[#reply + 1] = tonumber(rare[n]) or 0
+end
+return reply

@@ -7,8 +7,8 @@ local function drain(q, facet)
     local turn = tonumber(redis.call("ZSCORE", set, facet))
     if turn then
       local ready = set == q.ready
-      local list = ready and q.drained or q.resuming
-      list[#list + 1], q.moved = facet, true
+      add(q, ready and "drained" or "resuming", facet)
+      q.moved = true
       if turn > q.floor then
         q.owing[#q.owing + 1], q.owing[#q.owing + 2] = turn, facet
       end

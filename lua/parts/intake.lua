@@ -4,8 +4,8 @@
 -- The letters are those of a stored message, but for: x: in how many ms it expires. d: in how many ms
 -- it is due; a: at what time, ms. k: bytes of its key; w: for how many ms that holds.
 local function manner(text, queues)
-  local places, more = text:match("^([%d ]*)(.*)$")
-  local how = { more = "", text = places }
+  local comma = text:find(",", 1, true)
+  local places, how = comma and text:sub(1, comma - 1) or text, { more = "", middles = {} }
   for place in places:gmatch("%d+") do
     local q = queues[place]
     if not q then
@@ -16,7 +16,7 @@ local function manner(text, queues)
     end
     how[#how + 1], how.closed = q, how.closed or q.closed
   end
-  for letter, value in more:gmatch(",(%a)([^,]+)") do
+  for letter, value in (comma and text or ""):gmatch(",(%a)([^,]+)") do
     how[letter] = tonumber(value)
     if letter == "c" or letter == "h" then
       how.more = how.more .. "," .. letter .. value
@@ -30,13 +30,10 @@ local function manner(text, queues)
   return how
 end
 
--- What listeners get: the body, and where there are headers, or it begins with a zero byte itself, in
--- front of it a zero byte and "<bytes of headers> <headers>".
+-- What listeners get where there are headers, or the body begins with a zero byte, so that they can
+-- tell: a zero byte, "<bytes of headers> <headers>", and the body.
 local function frame(how, body)
-  if how.h or body:byte() == 0 then
-    return "\0" .. (how.h or 0) .. " " .. body
-  end
-  return body
+  return "\0" .. (how.h or 0) .. " " .. body
 end
 
 -- Returns what is kept of the delivery that had the key of this one, if that still holds: "<until, ms>
@@ -65,7 +62,7 @@ local function keep(keys, reply)
     of.text = string.format("%.0f %.0f %d ", now + of.window, of.id, heard) .. of.queues
     redis.call("SET", key, of.text, "PX", of.window)
   end
-  for n = 2, #reply do
+  for n = 2, next(keys) and #reply or 1 do
     local of = keys[reply[n]]
     reply[n] = of and of.text or reply[n]
   end
@@ -74,20 +71,28 @@ end
 -- Piles a message up for its queues, or delays it there. Returns nil, or the error that says why it
 -- cannot be delayed.
 local function pile(how, facet, message, n)
-  for _, q in ipairs(how) do
-    q.firsts[facet] = q.firsts[facet] or n
-    q.delivered = q.delivered + 1
+  for i = 1, #how do
+    local q = how[i]
+    if q.configured then
+      q.firsts[facet] = q.firsts[facet] or n
+    end
     if how.at then
+      q.delivered = q.delivered + 1
       redis.call("ZCARD", q.timers)
-      local failed = delay(q, facet, message, how.at)
+      local failed = life().delay(q, facet, message, how.at)
       if failed then
         return failed
       end
     else
-      local pile = q.piles[facet] or {}
-      q.named[#q.named + 1] = not q.piles[facet] and facet or nil
-      q.piles[facet], pile[#pile + 1] = pile, message
-      q.special = (how.c or how.x) and 1 or q.special
+      local pile = q.piles[facet]
+      if pile then
+        pile[#pile + 1] = message
+      else
+        q.named[#q.named + 1], q.piles[facet] = facet, { message }
+      end
+      if how.c or how.x then
+        q.special = 1
+      end
     end
   end
 end
@@ -121,11 +126,14 @@ end
 
 -- Writes what was piled up.
 local function push(q)
+  local coming = {}
+  q.coming, q.lengths = coming, {}
   for n, facet in ipairs(q.named) do
     local pile = q.piles[facet]
     local length = redis.call("RPUSH", q.list .. facet, unpack(pile))
-    q.coming[#q.coming + 1] = length == #pile and facet or nil
-    q.written, q.waiting, q.firsts[facet] = n, q.waiting + #pile, length
+    coming[#coming + 1] = length == #pile and facet or nil
+    q.written, q.lengths[n] = n, length
+    q.waiting, q.delivered = q.waiting + #pile, q.delivered + #pile
   end
 end
 
@@ -148,11 +156,11 @@ end
 local function spill(q)
   for n = 1, q.own.drop_oldest == 1 and q.written or 0 do
     local facet = q.named[n]
-    local most, length = settings(q, { facet })[1].most_waiting, q.firsts[facet]
+    local most, length = settings(q, { facet })[1].most_waiting, q.lengths[n]
     local over = most and math.min(length - most, #q.piles[facet] + 100) or 0
     for _, message in ipairs(over > 0 and redis.call("LPOP", q.list .. facet, over) or NONE) do
-      if bury(q, facet, message:match("^%d+") or "0", message, 4) then
-        q.dropped = q.dropped + 1
+      if life().bury(q, facet, message:match("^%d+") or "0", message, 4) then
+        add(q, "commands", { "HINCRBY", q.clock, "dropped", 1 })
       end
       q.waiting = q.waiting - 1
     end

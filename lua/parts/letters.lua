@@ -35,7 +35,7 @@ local function letters_of(q, facet, id, most, act)
   end
   close(q)
   for of, ids in pairs(gone_of) do
-    exhume(q, of, ids)
+    life().exhume(q, of, ids)
   end
   return count, more
 end

@@ -8,7 +8,7 @@
 -- it should; 1 that it looked at 1,000 facets in vain, or passed over 250 messages; 2 its bytes, or
 -- MOST_BYTES when it pops.
 local function choose(q, most, bytes, leases, pops)
-  local chosen, count, seen = {}, 0, {}
+  local chosen, taken, seen = {}, 0, {}
   local least = pops and bytes - MOST_BYTES or 0 -- bytes that are left, unless it is one message
   local window, at, read, whole = {}, 1, 0, false -- of the ready set: facet and turn, in turn
   local head -- the facet with the lowest turn of those that were not served
@@ -43,7 +43,7 @@ local function choose(q, most, bytes, leases, pops)
   local function facet(name, turn)
     local key = q.list .. name
     local left = tonumber(redis.pcall("LLEN", key)) or 0
-    local f = { name = name, key = key, turn = tonumber(turn), taken = 0, read = 0, left = left }
+    local f = { name = name, key = key, turn = tonumber(turn), served = 0, read = 0, left = left }
     local returned, appended = q.returned[name], q.appended[name]
     if returned or appended then
       f.returned, f.appended, f.listed = returned or NONE, appended or NONE, left
@@ -79,7 +79,7 @@ local function choose(q, most, bytes, leases, pops)
       return pops and redis.call("LPOP", key) or redis.call("LINDEX", key, "0")
     end
     local size = math.floor(65536 / (f.size or 65536))
-    size = math.max(1, math.min(from, size, f.left + 1, most - count, 8))
+    size = math.max(1, math.min(from, size, f.left + 1, most - taken, 8))
     f.page = pops and redis.call("LPOP", key, size)
       or redis.call("LRANGE", key, from, from + size - 1)
     f.at = 2
@@ -89,7 +89,7 @@ local function choose(q, most, bytes, leases, pops)
   for i = 1, #q.entering, 2 do
     line_up(facet(q.entering[i + 1], q.entering[i]))
   end
-  while count < most do
+  while taken < most do
     if not head and at > #window and not whole then
       if read >= most + 1000 then
         return chosen, seen, 1
@@ -130,16 +130,16 @@ local function choose(q, most, bytes, leases, pops)
         passed, f.size = passed + size, size
       else
         bytes = bytes - size
-        if bytes < 0 or bytes < least and count > 0 then
+        if bytes < 0 or bytes < least and taken > 0 then
           f.over = message
           return chosen, seen, 2
         end
         if f.turn >= q.floor then
           q.early, q.floor = math.min(q.early + 1, q.facets), f.turn
         end
-        f.turn, f.taken = f.turn + cost * TURN / (f.weight or 1), f.taken + 1
-        f.size, count = size, count + 1
-        chosen[2 * count - 1], chosen[2 * count] = f.name, message
+        f.turn, f.served = f.turn + cost * TURN / (f.weight or 1), f.served + 1
+        f.size, taken = size, taken + 1
+        chosen[2 * taken - 1], chosen[2 * taken] = f.name, message
         if f.load and leases then
           f.load = f.load + 1
           f.closed = f.load >= f.set.most_leased
@@ -160,7 +160,7 @@ local function choose(q, most, bytes, leases, pops)
       q.facets, f.out = q.facets - 1, true
       if f.left > 0 then
         q.aside, f.parks = q.aside + 1, true
-        if f.taken == 0 and f.turn < q.floor then
+        if f.served == 0 and f.turn < q.floor then
           q.early = math.min(q.early + 1, q.facets) -- It gives back its place at the front.
         end
       end
@@ -189,7 +189,7 @@ local function take(name, most, bytes, keep)
   if not q.paused then
     chosen, seen, ended = choose(q, most, bytes, keep, true)
   end
-  local entering, drained, loads, timed = q.entering, q.drained, q.loads, q.timed
+  local entering, drained, loads = q.entering, q.drained, q.loads
   local lapsed = q.lapsed or NONE
   for _, f in ipairs(seen) do
     if f.page or f.over then -- What was read and not chosen goes back.
@@ -205,21 +205,21 @@ local function take(name, most, bytes, keep)
     if f.out then
       drained[#drained + 1] = f.name
       if f.parks then
-        q.parking[#q.parking + 1], q.parking[#q.parking + 2] = f.turn, f.name
+        add(q, "parking", f.turn, f.name)
       elseif f.turn > q.floor then
         q.owing[#q.owing + 1], q.owing[#q.owing + 2] = f.turn, f.name
       end
-    elseif f.taken > 0 then
+    elseif f.served > 0 then
       entering[#entering + 1], entering[#entering + 2] = f.turn, f.name
     end
     if f.parks and f.opens then
-      timed[#timed + 1], timed[#timed + 2] = f.opens, "r" .. f.name
+      add(q, "timed", f.opens, "r" .. f.name)
     end
-    if f.full and f.taken > 0 then
-      timed[#timed + 1], timed[#timed + 2] = f.full, "t" .. f.name
+    if f.full and f.served > 0 then
+      add(q, "timed", f.full, "t" .. f.name)
     end
-    if keep and f.taken > 0 then
-      loads[f.name] = f.taken
+    if keep and f.served > 0 then
+      loads[f.name] = f.served
     end
   end
   q.moved = q.moved or #entering + #drained > 0
@@ -241,11 +241,14 @@ local function take(name, most, bytes, keep)
   end
   for i = 2, q.own.bury_expired == 1 and #lapsed or 0, 2 do
     local facet, message = lapsed[i - 1], lapsed[i]
-    if bury(q, facet, message:match("^%d+") or "0", message, 3) then
-      q.dropped = q.dropped + 1
+    if life().bury(q, facet, message:match("^%d+") or "0", message, 3) then
+      add(q, "commands", { "HINCRBY", q.clock, "dropped", 1 })
     end
   end
-  q.served, q.expired = q.served + #chosen / 2, q.expired + #lapsed / 2
+  if #lapsed > 0 then
+    add(q, "commands", { "HINCRBY", q.clock, "expired", #lapsed / 2 })
+  end
+  q.served = q.served + #chosen / 2
   q.waiting = math.max(0, q.waiting - #chosen / 2 - #lapsed / 2)
   close(q)
   local none = #chosen == 0 and missing(q, name)
