@@ -2117,7 +2117,7 @@ mod sees {
         a_queue_that_is_served_while_it_is_paused: "lease" "if not q.paused then" => "if true then";
         a_peek_that_does_not_see_what_is_due: "peek" "due(q, 400 - most)\nlocal" => "local";
         a_marker_that_is_not_set_again: "lease" "redis.call(\"ZADD\", q.wake, 0, \"marker\")" => "";
-        a_destroyed_queue_that_keeps_its_settings: "destroy" "q.settings, " => "";
+        a_destroyed_queue_that_keeps_its_settings: "destroy" "q.settings, q.letters" => "q.letters";
         a_lease_that_never_ends: "pull" "\"BYSCORE\", \"LIMIT\", 0, most" => "\"BYSCORE\", \"LIMIT\", 0, 0";
         a_delivery_by_routes_of_yesterday: "deliver" "~= version" => "== 1";
     }
