@@ -1,8 +1,8 @@
 #!lua flags=no-writes
 -- Counts what a queue has, and what it had.
 --
--- Returns messages waiting, leased, delayed and dead, facets ready, parked and in debt, whether the
--- queue is paused; and from its beginning messages delivered, served, acked, come back, and what RARE
+-- Returns messages waiting, leased, delayed and dead, facets held, ready, parked and in debt, whether
+-- the queue is paused; and from its beginning messages delivered, served, acked, come back, and what RARE
 -- has, in its order.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 local name = ARGV[2] -- of the queue
@@ -15,7 +15,7 @@ end
 local debtors = redis.call("ZCOUNT", q.idle, "(" .. string.format("%.17g", q.floor), "+inf")
 local leased, dead = tonumber(redis.call("HGET", q.held, "")) or 0, redis.call("HLEN", q.letters)
 local rare = redis.call("HMGET", q.clock, unpack(RARE))
-local reply = { q.waiting, leased, tonumber(rare[1]) or 0, dead }
+local reply = { q.waiting, leased, tonumber(rare[1]) or 0, dead, tonumber(rare[2]) or 0 }
 for _, value in ipairs({ q.facets, q.aside, debtors, q.paused and 1 or 0 }) do
   reply[#reply + 1] = value
 end

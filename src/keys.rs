@@ -43,6 +43,11 @@ impl Keys {
         keys
     }
 
+    /// What the keys of a queue begin with.
+    pub(crate) fn of_queue(&self, queue: &str) -> String {
+        format!("{}:q:{queue}:", self.tag)
+    }
+
     /// The marker that those who wait on a queue wait for.
     pub(crate) fn wake(&self, queue: &str) -> String {
         format!("{}:q:{queue}:wake", self.tag)

@@ -8,6 +8,7 @@ mod dead_letters;
 mod deliver;
 mod delivery;
 mod destroy;
+mod doctor;
 #[cfg(all(unix, feature = "embedded"))]
 mod embedded;
 mod error;
@@ -41,6 +42,7 @@ pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use delivery::Delivery;
+pub use doctor::Finding;
 pub use error::{Cause, Error, Invalid, Pulled, Refusal, Result, Undecodable};
 pub use facet::Facet;
 pub use lease::{Deliveries, Lease};

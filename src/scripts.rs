@@ -67,6 +67,7 @@ scripts! {
     DELIVER: "deliver",
     DESTROY: "destroy",
     DISCARD: "discard",
+    DOCTOR: "doctor",
     EXTEND: "extend",
     FACET: "facet",
     FACETS: "facets",

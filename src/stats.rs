@@ -22,7 +22,7 @@ use crate::{
 /// The most messages that a peek shows.
 const MOST_PEEKED: usize = 250;
 /// The most facets that one script looks at: a page has more where Redis keeps them in one piece.
-const MOST_FACETS: usize = 100;
+pub(crate) const MOST_FACETS: usize = 100;
 
 /// What a queue has now, and what it had since its beginning, in messages; made by
 /// [`Queue::stats`](crate::Queue::stats).
@@ -38,6 +38,8 @@ pub struct Stats {
     pub delayed: u64,
     /// Dead letters.
     pub dead: u64,
+    /// Facets that are held: see [`hold_facet`](crate::Delivery::hold_facet).
+    pub holds: u64,
     /// Facets that can be served now, unless the queue is paused.
     pub facets_ready: u64,
     /// Facets that have messages waiting and are not served: paused, held, at their limit, or out of
@@ -230,6 +232,7 @@ pub(crate) async fn stats(core: &Core, queue: &Arc<str>) -> Result<Stats> {
         leased: next()?,
         delayed: next()?,
         dead: next()?,
+        holds: next()?,
         facets_ready: next()?,
         facets_parked: next()?,
         facets_in_debt: next()?,
@@ -253,20 +256,30 @@ pub(crate) async fn facets(
     from: Cursor,
 ) -> Result<(Vec<FacetStats>, Option<Cursor>)> {
     check_name(queue)?;
-    let ask = |command: &mut redis::Cmd| {
-        command.arg(from.set).arg(&from.at);
-    };
-    let mut values = look(core, &scripts::FACETS, queue, ask).await?.into_iter();
-    let mut next = || values.next().ok_or_else(|| unexpected("a page without a cursor"));
-    let (set, at): (u8, String) = (read(next()?)?, read(next()?)?);
-    let names: Vec<Vec<u8>> = values.map(read).collect::<Result<_>>()?;
+    let (names, next) = facet_names(core, queue, from).await?;
     let mut page: Vec<FacetStats> = Vec::with_capacity(names.len());
     while page.len() < names.len() {
         let left = &names[page.len()..];
         let looked_at = look_at(core, queue, &left[..left.len().min(MOST_FACETS)]).await?;
         page.extend(looked_at.into_iter().map(|why| why.stats));
     }
-    Ok((page, (set > 0).then_some(Cursor { set, at })))
+    Ok((page, next))
+}
+
+/// The names of a page of facets, and where the next one begins.
+pub(crate) async fn facet_names(
+    core: &Core,
+    queue: &Arc<str>,
+    from: Cursor,
+) -> Result<(Vec<Vec<u8>>, Option<Cursor>)> {
+    let ask = |command: &mut redis::Cmd| {
+        command.arg(from.set).arg(&from.at);
+    };
+    let mut values = look(core, &scripts::FACETS, queue, ask).await?.into_iter();
+    let mut next = || values.next().ok_or_else(|| unexpected("a page without a cursor"));
+    let (set, at): (u8, String) = (read(next()?)?, read(next()?)?);
+    let names = values.map(read).collect::<Result<_>>()?;
+    Ok((names, (set > 0).then_some(Cursor { set, at })))
 }
 
 /// Looks at as many of the facets as one script may: at least one.

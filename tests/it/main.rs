@@ -10,6 +10,7 @@ mod configure;
 mod connect;
 mod deliver;
 mod destroy;
+mod doctor;
 mod embedded;
 mod examples;
 mod extend;

@@ -877,8 +877,10 @@ impl Queue {
             self.timers.insert("a".into(), first.min(now as f64));
         }
         if limits(&self.own) != before {
-            let parked: Vec<_> = self.parked.keys().copied().collect();
-            self.freed.extend(parked);
+            let mut parked: Vec<_> =
+                self.parked.iter().map(|(facet, turn)| (*turn, *facet)).collect();
+            parked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
+            self.freed.extend(parked.into_iter().map(|(_, facet)| facet));
             self.arrive(now);
             for facet in FACETS {
                 self.park(facet, now);
@@ -1875,6 +1877,13 @@ impl<B: Breach> Real<B> {
 
     /// Works off all that is left, and checks that nothing stays behind.
     async fn end(self, mut model: Model) {
+        for (queue, name) in model.queues.iter().zip(QUEUES) {
+            let found = self.space.broker.queue(name).doctor().await;
+            match queue.exists() {
+                true => assert_eq!(found.unwrap(), [], "what the doctor finds on {name}"),
+                false => assert!(matches!(found, Err(Error::NoSuchQueue(_)))),
+            }
+        }
         self.space.clock.advance(Duration::from_secs(3600));
         model.now += 3_600_000;
         for (queue, name) in model.queues.iter_mut().zip(QUEUES) {

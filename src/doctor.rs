@@ -1,0 +1,431 @@
+//! The doctor: whether what is stored of a queue is as it must be, and how it is mended.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use redis::Value;
+use tokio::time::sleep;
+
+use crate::{
+    Cursor, Stats,
+    connection::Repeat,
+    core::{Core, read},
+    error::{Result, unexpected},
+    keys::check_name,
+    random::share,
+    scripts,
+    stats::{MOST_FACETS, facet_names, stats},
+};
+
+/// How often a queue that is in service is counted: what differs each time by the same is wrong.
+const COUNTS: usize = 5;
+
+/// The most facets and leases of a queue that is counted at one moment.
+const MOST_AT_ONCE: usize = 1000;
+
+/// What is broken in what Redis has of a queue; found by [`Queue::doctor`](crate::Queue::doctor).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[non_exhaustive]
+pub enum Finding {
+    /// A facet has messages waiting, and would never be served: it is neither ready nor parked.
+    #[error("facet `{facet}` has messages, and is neither ready nor parked")]
+    Unlisted {
+        /// The facet.
+        facet: String,
+    },
+    /// A facet is ready or parked, and has no message waiting.
+    #[error("facet `{facet}` is ready or parked, and has no message")]
+    Empty {
+        /// The facet.
+        facet: String,
+    },
+    /// A facet is ready and parked.
+    #[error("facet `{facet}` is both ready and parked")]
+    Twice {
+        /// The facet.
+        facet: String,
+    },
+    /// A facet is ready, though it is paused, held, at its limit or out of its rate.
+    #[error("facet `{facet}` is ready, though something keeps it from being served")]
+    Ungated {
+        /// The facet.
+        facet: String,
+    },
+    /// A facet is parked, though nothing keeps it from being served.
+    #[error("facet `{facet}` is parked, though nothing keeps it from being served")]
+    Stuck {
+        /// The facet.
+        facet: String,
+    },
+    /// A facet has messages waiting, and is still noted as one that has none and is in debt.
+    #[error("facet `{facet}` has messages, and is noted as one that has none")]
+    Owing {
+        /// The facet.
+        facet: String,
+    },
+    /// A facet has delayed messages, or waits for its rate, and no timer says when.
+    #[error("facet `{facet}` waits for a time, and has no timer for it")]
+    Untimed {
+        /// The facet.
+        facet: String,
+    },
+    /// A timer is there without what it is for.
+    #[error("timer `{timer}` is there without what it is for")]
+    Timer {
+        /// As it is stored.
+        timer: String,
+    },
+    /// A lease would never end: it has no timer.
+    #[error("lease `{lease}` has no timer")]
+    Endless {
+        /// Its number.
+        lease: String,
+    },
+    /// Of what is leased, the facet or the message is missing.
+    #[error("lease `{lease}` has only a half of `{field}`")]
+    Halved {
+        /// Its number.
+        lease: String,
+        /// What is there.
+        field: String,
+    },
+    /// A dead letter is not listed under its facet.
+    #[error("dead letter {id} of facet `{facet}` is not listed")]
+    Letter {
+        /// The facet.
+        facet: String,
+        /// The message.
+        id: String,
+    },
+    /// A dead letter is listed, and not there.
+    #[error("dead letter {id} of facet `{facet}` is listed, and not there")]
+    Ghost {
+        /// The facet.
+        facet: String,
+        /// The message.
+        id: String,
+    },
+    /// What is said of when the oldest dead letter of a facet died is not so.
+    #[error("facet `{facet}` has a wrong age of its oldest dead letter")]
+    Grave {
+        /// The facet.
+        facet: String,
+    },
+    /// A count is not what there is.
+    #[error("{kept} `{what}` are counted{}, and {there} are there", of(facet.as_ref()))]
+    Count {
+        /// `waiting`, `delayed`, `holds`, or `held`, which are leased.
+        what: &'static str,
+        /// Of which facet; none for all.
+        facet: Option<String>,
+        /// What there is.
+        there: i64,
+        /// What is counted.
+        kept: i64,
+    },
+}
+
+fn of(facet: Option<&String>) -> String {
+    facet.map_or_else(String::new, |facet| format!(" for facet `{facet}`"))
+}
+
+impl Finding {
+    /// What `lua/parts/doctor.lua` says.
+    fn read(said: Vec<Vec<u8>>) -> Result<Self> {
+        let mut words = said.iter().map(|word| String::from_utf8_lossy(word).into_owned());
+        let mut next = || words.next().unwrap_or_default();
+        let (code, facet) = (next(), next());
+        Ok(match code.as_str() {
+            "unlisted" => Self::Unlisted { facet },
+            "empty" => Self::Empty { facet },
+            "twice" => Self::Twice { facet },
+            "open" => Self::Ungated { facet },
+            "stuck" => Self::Stuck { facet },
+            "owing" => Self::Owing { facet },
+            "untimed" => Self::Untimed { facet },
+            "timer" => Self::Timer { timer: facet },
+            "endless" => Self::Endless { lease: facet },
+            "halved" => Self::Halved { lease: facet, field: next() },
+            "letter" => Self::Letter { facet, id: next() },
+            "ghost" => Self::Ghost { facet, id: next() },
+            "grave" => Self::Grave { facet },
+            _ => return Err(unexpected("a finding that this version does not know")),
+        })
+    }
+}
+
+/// Examines a queue, and mends it if it shall.
+pub(crate) async fn examine(core: &Core, queue: &Arc<str>, mends: bool) -> Result<Vec<Finding>> {
+    check_name(queue)?;
+    let doctor = Doctor { core, queue };
+    let mut findings = BTreeSet::new();
+    if mends {
+        doctor.walk(true, &mut findings).await?;
+    }
+    let mut wrong: Option<BTreeMap<Counted, (i64, i64)>> = None;
+    for count in 0..COUNTS {
+        if count > 0 {
+            // Not in step with what is done meanwhile.
+            sleep(Duration::from_millis(20).mul_f64(share())).await;
+        }
+        let before = stats(core, queue).await?;
+        let there = doctor.walk(false, &mut findings).await?;
+        let after = stats(core, queue).await?;
+        let quiet = before == after;
+        let differ = match doctor.at_once(&there.names).await? {
+            Some((there, kept)) => {
+                wrong = Some(there.wrong(&kept));
+                break;
+            }
+            None => there.wrong(&after),
+        };
+        wrong = Some(match wrong {
+            // What differs by the same each time.
+            Some(mut before) if !quiet => {
+                before.retain(|what, (there, kept)| {
+                    differ.get(what).is_some_and(|(now, is)| now - is == *there - *kept)
+                });
+                before
+            }
+            _ => differ,
+        });
+        if quiet || wrong.as_ref().is_some_and(BTreeMap::is_empty) {
+            break;
+        }
+    }
+    let wrong = wrong.unwrap_or_default();
+    if mends {
+        doctor.mend(&wrong).await?;
+    }
+    findings.extend(wrong.into_iter().map(|((what, facet), (there, kept))| {
+        let facet = facet.map(|facet| String::from_utf8_lossy(&facet).into_owned());
+        Finding::Count { what, facet, there, kept }
+    }));
+    Ok(findings.into_iter().collect())
+}
+
+type Name = Vec<u8>;
+/// What is counted, and of which facet.
+type Counted = (&'static str, Option<Name>);
+
+/// What is there of a queue, as far as it was counted.
+#[derive(Default)]
+struct There {
+    waiting: i64,
+    delayed: i64,
+    holds: i64,
+    /// Of each facet, what is leased, and what is said to be.
+    held: BTreeMap<Name, (i64, i64)>,
+    /// All leases and facets that there are, `l` or `f` before their names.
+    names: Vec<Name>,
+}
+
+impl There {
+    fn add_facet(&mut self, seen: Value) -> Result<()> {
+        let (name, waiting, delayed, held): (Name, i64, i64, i64) = read(seen)?;
+        self.waiting += waiting;
+        self.delayed += delayed;
+        self.held.entry(name).or_default().1 += held;
+        Ok(())
+    }
+
+    fn add_lease(&mut self, seen: Value) -> Result<()> {
+        let mut values = read::<Vec<Value>>(seen)?.into_iter();
+        while let (Some(facet), Some(count)) = (values.next(), values.next()) {
+            self.held.entry(read(facet)?).or_default().0 += read::<i64>(count)?;
+        }
+        Ok(())
+    }
+
+    /// What is not as the counts have it: what there is, and what is counted.
+    fn wrong(self, kept: &Stats) -> BTreeMap<Counted, (i64, i64)> {
+        let all: i64 = self.held.values().map(|(there, _)| there).sum();
+        let facets = self.held.into_iter().map(|(facet, both)| (("held", Some(facet)), both));
+        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let of_all = [
+            (("waiting", None), (self.waiting, signed(kept.waiting))),
+            (("delayed", None), (self.delayed, signed(kept.delayed))),
+            (("holds", None), (self.holds, signed(kept.holds))),
+            (("held", None), (all, signed(kept.leased))),
+        ];
+        facets.chain(of_all).filter(|(_, (there, kept))| there != kept).collect()
+    }
+}
+
+struct Doctor<'a> {
+    core: &'a Core,
+    queue: &'a Arc<str>,
+}
+
+/// What one script has seen.
+struct Seen {
+    /// Where the next page begins; empty after the last one.
+    next: String,
+    there: Vec<Vec<Value>>,
+}
+
+impl Doctor<'_> {
+    /// Goes once through all that there is of the queue.
+    async fn walk(&self, mends: bool, findings: &mut BTreeSet<Finding>) -> Result<There> {
+        let mut there = There::default();
+        let (mut facets, mut leases) = (BTreeSet::new(), BTreeSet::new());
+        // What has a key of its own, whether anything else knows of it or not.
+        let mut cursor = String::from("0");
+        loop {
+            let (next, page) = self.keys(&cursor).await?;
+            let (mut some, mut held) = (Vec::new(), Vec::new());
+            for (kind, name) in page {
+                let (all, new) = match kind {
+                    b'l' => (&mut leases, &mut held),
+                    _ => (&mut facets, &mut some),
+                };
+                if all.insert(name.clone()) {
+                    new.push(name);
+                }
+            }
+            self.facets(mends, some, findings, &mut there).await?;
+            self.leases(mends, held, findings, &mut there).await?;
+            cursor = next;
+            if cursor == "0" {
+                break;
+            }
+        }
+        // What is only listed somewhere.
+        let mut from = Some(Cursor::default());
+        while let Some(cursor) = from {
+            let (mut page, next) = facet_names(self.core, self.queue, cursor).await?;
+            page.retain(|name| facets.insert(name.clone()));
+            self.facets(mends, page, findings, &mut there).await?;
+            from = next;
+        }
+        for what in ["timer", "letter"] {
+            let mut from = String::from("0");
+            while !from.is_empty() {
+                let seen = self.look(mends, what, &from, &[], findings).await?;
+                from = seen.next;
+                for kind in seen.there.into_iter().flatten() {
+                    there.holds += i64::from(read::<String>(kind)? == "h");
+                }
+            }
+        }
+        let named = |kind| move |name: Name| [&[kind][..], &name].concat();
+        there.names = facets.into_iter().map(named(b'f')).collect();
+        there.names.extend(leases.into_iter().map(named(b'l')));
+        Ok(there)
+    }
+
+    /// What there is of a queue that has few facets and leases, all at one moment, and what is
+    /// counted then.
+    async fn at_once(&self, names: &[Name]) -> Result<Option<(There, Stats)>> {
+        if names.len() > MOST_AT_ONCE {
+            return Ok(None);
+        }
+        let mut none = BTreeSet::new();
+        let there = self.look(false, "all", "0", names, &mut none).await?.there;
+        let [facets, leases, timers, kept] =
+            <[_; 4]>::try_from(there).map_err(|_| unexpected("a queue that is not whole"))?;
+        let Some(timers) = timers.into_iter().next() else { return Ok(None) };
+        let mut there = There::default();
+        facets.into_iter().try_for_each(|facet| there.add_facet(facet))?;
+        leases.into_iter().try_for_each(|lease| there.add_lease(lease))?;
+        let timers: Vec<String> = read(timers)?;
+        there.holds = timers.iter().filter(|kind| *kind == "h").count() as i64;
+        let [waiting, delayed, holds, leased] =
+            <[_; 4]>::try_from(kept).map_err(|_| unexpected("a queue without counts"))?;
+        let kept = Stats {
+            waiting: read(waiting)?,
+            delayed: read(delayed)?,
+            holds: read(holds)?,
+            leased: read(leased)?,
+            ..Stats::default()
+        };
+        Ok(Some((there, kept)))
+    }
+
+    async fn facets(
+        &self,
+        mends: bool,
+        names: Vec<Name>,
+        findings: &mut BTreeSet<Finding>,
+        there: &mut There,
+    ) -> Result<()> {
+        for names in names.chunks(MOST_FACETS) {
+            for seen in self.look(mends, "facet", "0", names, findings).await?.there {
+                there.add_facet(Value::Array(seen))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn leases(
+        &self,
+        mends: bool,
+        names: Vec<Name>,
+        findings: &mut BTreeSet<Finding>,
+        there: &mut There,
+    ) -> Result<()> {
+        for names in names.chunks(4) {
+            for seen in self.look(mends, "lease", "0", names, findings).await?.there {
+                there.add_lease(Value::Array(seen))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A page of the keys that are named by a facet or a lease: their kind, and the name.
+    async fn keys(&self, cursor: &str) -> Result<(String, Vec<(u8, Name)>)> {
+        let prefix = self.core.keys.of_queue(self.queue);
+        let mut command = redis::cmd("SCAN");
+        command.arg(cursor).arg("MATCH").arg(format!("{prefix}[lfsd]:*")).arg("COUNT").arg(1000);
+        let end = self.core.connection.end();
+        let reply = self.core.connection.call(&command, None, Repeat::Safe, end).await?;
+        let (next, keys): (String, Vec<Name>) = read(reply.value)?;
+        let named = keys.iter().filter_map(|key| {
+            let name = key.strip_prefix(prefix.as_bytes())?;
+            Some((*name.first()?, name.get(2..)?.to_vec()))
+        });
+        Ok((next, named.collect()))
+    }
+
+    /// Examines a page, or what is named.
+    async fn look(
+        &self,
+        mends: bool,
+        what: &str,
+        from: &str,
+        names: &[Name],
+        findings: &mut BTreeSet<Finding>,
+    ) -> Result<Seen> {
+        let mut command = self.core.command(&scripts::DOCTOR, &[self.queue]);
+        command.arg(&**self.queue).arg(u8::from(mends)).arg(what).arg(from).arg(names);
+        let reply = self.core.call(&scripts::DOCTOR, &command, Repeat::Safe).await;
+        let reply = reply.map_err(|error| error.of(self.queue))?;
+        let (next, broken, there): (String, Vec<Vec<Vec<u8>>>, Vec<Value>) = read(reply.value)?;
+        for said in broken {
+            findings.insert(Finding::read(said)?);
+        }
+        let there = there.into_iter().map(read).collect::<Result<_>>()?;
+        Ok(Seen { next, there })
+    }
+
+    /// Adds to the counts what they lack. It counts what is done meanwhile, too.
+    async fn mend(&self, wrong: &BTreeMap<Counted, (i64, i64)>) -> Result<()> {
+        for ((what, facet), (there, kept)) in wrong {
+            let mut field = what.as_bytes().to_vec();
+            field.extend_from_slice(facet.as_deref().unwrap_or_default());
+            self.count(&field, there - kept).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds to a count: not a second time, when it may have been done.
+    async fn count(&self, field: &[u8], more: i64) -> Result<()> {
+        let mut command = self.core.command(&scripts::DOCTOR, &[self.queue]);
+        command.arg(&**self.queue).arg(1).arg("count").arg("0").arg(field).arg(more);
+        let reply = self.core.call(&scripts::DOCTOR, &command, Repeat::Never).await;
+        reply.map(drop).map_err(|error| error.of(self.queue))
+    }
+}
