@@ -66,11 +66,7 @@ async fn work(delivery: Delivery<Mail>) -> Option<Duration> {
     };
     let settled = match sent {
         Ok(()) => delivery.ack().await,
-        Err(_) if delivery.attempt().get() < 5 => delivery.nack().await,
-        Err(error) => {
-            eprintln!("{} of {} is given up: {error}", delivery.id(), delivery.facet());
-            delivery.ack().await
-        }
+        Err(error) => delivery.fail(error).await, // Again later; in the end a dead letter.
     };
     // If it was not applied, the message comes back when its lease ends.
     settled.map_err(|error| eprintln!("{error}")).ok().and(took)
