@@ -60,10 +60,11 @@ local function open(i)
     held = KEYS[before + 7], -- hash: facet -> how many of its messages are leased; "" -> all
     settings = KEYS[before + 8], -- hash: facet -> its settings; "" -> those of the queue
     wake = KEYS[before + 9], -- zset: the marker, while something can be served
-    letters = KEYS[before + 10], -- hash: id -> dead letter: "<died at, ms> <cause> <bytes of the
-    -- facet> <facet><message>"
+    letters = KEYS[before + 10], -- hash: id of 16 digits -> dead letter: "<died at, ms> <cause> <bytes
+    -- of the facet> <facet><message>"
     dead = KEYS[before + 11], -- zset: facet with dead letters -> when the oldest died, ms
-    died_of = KEYS[before + 12], -- then a facet: zset: id of its dead letter -> when it died, ms
+    died_of = KEYS[before + 12], -- then a facet: zset: id of its dead letter, of 16 digits -> when it died,
+    -- ms
     delays = KEYS[before + 13], -- then a facet: zset: delayed message, its id of 16 digits -> when
     -- it is due, ms
     list = KEYS[before + 14], -- then a facet: list of its waiting messages, oldest first, each
@@ -124,6 +125,13 @@ local function settings(q, facets)
   return all
 end
 
+-- Adds one value, or two, to a list of a queue that is only there when there is anything in it.
+local function add(q, name, value, and_value)
+  local list = q[name] or {}
+  q[name], list[#list + 1] = list, value
+  list[#list + 1] = and_value
+end
+
 -- Returns what keeps a facet from being served, if anything does: 1 a pause, 2 a hold, 3 that as many
 -- are leased as may be, 4 its rate; and until when, in ms, or -1. Then how many are leased, and when
 -- its rate is all regained, where these are limited.
@@ -145,19 +153,17 @@ local function gate(q, facet, set)
   end
   if set.rate then
     full = tonumber(redis.call("ZSCORE", q.timers, "t" .. facet)) or 0
+    local most = now + set.burst * set.period / set.rate
+    if full > most + 1 then -- Its rate was raised.
+      full = most
+      add(q, "timed", full, "t" .. facet)
+    end
     local opens = full - (set.burst - 1) * set.period / set.rate
     if opens >= now + 1 then
       return 4, opens, load, full
     end
   end
   return nil, nil, load, full
-end
-
--- Adds one value, or two, to a list of a queue that is only there when there is anything in it.
-local function add(q, name, value, and_value)
-  local list = q[name] or {}
-  q[name], list[#list + 1] = list, value
-  list[#list + 1] = and_value
 end
 
 -- Notes that a facet gets something to serve ("coming"), or that its gate may have opened ("freed").

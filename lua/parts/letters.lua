@@ -7,6 +7,7 @@
 local function letters_of(q, facet, id, most, act)
   local facets = { facet }
   if id ~= "" then
+    id = ("0"):rep(16 - #id) .. id
     local letter = redis.call("HGET", q.letters, id) or ""
     local from, bytes = letter:match("^%d+ %d+ (%d+) ()")
     facets = { from and letter:sub(bytes, bytes + from - 1) }

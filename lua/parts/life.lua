@@ -76,9 +76,9 @@ local function life()
         return there
       end
     end
-    local died = string.format("%d", now)
+    local died, name = string.format("%d", now), ("0"):rep(16 - #id) .. id
     local letter = died .. " " .. cause .. " " .. #facet .. " " .. facet .. message
-    add(q, "commands", { "HSET", q.letters, id, letter }, { "ZADD", key, died, id })
+    add(q, "commands", { "HSET", q.letters, name, letter }, { "ZADD", key, died, name })
     add(q, "commands", { "ZADD", q.dead, "LT", died, facet })
     add(q, "commands", { "HINCRBY", q.clock, "died", 1 })
     q.trims = (q.own.most_dead or q.own.dead_for) and trim

@@ -20,6 +20,7 @@ mod faults;
 mod gather;
 mod in_order;
 mod lease;
+mod limits;
 mod listen;
 mod model;
 mod nack;

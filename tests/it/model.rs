@@ -554,7 +554,7 @@ impl Queue {
     fn dead_of(&self, facet: &str) -> Vec<u64> {
         let mut letters: Vec<_> =
             self.letters.iter().filter(|(_, letter)| letter.facet == facet).collect();
-        letters.sort_by_key(|(id, letter)| (letter.died, id.to_string()));
+        letters.sort_by_key(|(id, letter)| (letter.died, **id));
         letters.into_iter().map(|(id, _)| *id).collect()
     }
 
