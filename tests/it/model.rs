@@ -394,10 +394,33 @@ impl Queue {
             return Some((Gate::AtLimit { most }, -1.0));
         }
         let (count, period, burst) = parts(set.rate?);
-        let full = self.timers.get(&format!("t{facet}")).copied().unwrap_or_default();
+        let full = self.full(facet, set.rate?, now);
         let opens = full - (burst - 1.0) * period / count;
         let until = at(opens.ceil() as u64);
         (opens >= now as f64 + 1.0).then_some((Gate::OutOfRate { until }, opens))
+    }
+
+    /// When the rate of a facet is all regained. What it has used up is at most its burst, also when the
+    /// rate was another one then.
+    fn full(&self, facet: &str, rate: Rate, now: u64) -> f64 {
+        let (count, period, burst) = parts(rate);
+        let full = self.timers.get(&format!("t{facet}")).copied().unwrap_or_default();
+        let most = now as f64 + burst * period / count;
+        if full > most + 1.0 { most } else { full }
+    }
+
+    /// As [`gate`](Self::gate), in a script that writes.
+    fn gauge(&mut self, facet: &str, now: u64) -> Option<(Gate, f64)> {
+        let gate = self.gate(facet, 0, now);
+        if let Some(rate) = self.set(facet).rate
+            && matches!(gate, None | Some((Gate::OutOfRate { .. }, _)))
+        {
+            let full = self.full(facet, rate, now);
+            if let Some(timer) = self.timers.get_mut(&format!("t{facet}")) {
+                *timer = full;
+            }
+        }
+        gate
     }
 
     fn comes(&mut self, facet: &'static str) {
@@ -421,7 +444,7 @@ impl Queue {
             let tick = (2f64.powi(-20)).max(self.floor * 2f64.powi(-50));
             let owes = self.idle.remove(facet);
             let kept = self.parked.remove(facet);
-            if let Some((gate, opens)) = self.gate(facet, 0, now) {
+            if let Some((gate, opens)) = self.gauge(facet, now) {
                 self.parked.insert(facet, owes.or(kept).unwrap_or(0.0));
                 if matches!(gate, Gate::OutOfRate { .. }) {
                     self.timers.insert(format!("r{facet}"), opens);
@@ -461,7 +484,7 @@ impl Queue {
     /// Takes a facet out of ready when its gate is closed.
     fn park(&mut self, facet: &'static str, now: u64) {
         let Some(turn) = self.ready.get(facet).copied() else { return };
-        let Some((gate, opens)) = self.gate(facet, 0, now) else { return };
+        let Some((gate, opens)) = self.gauge(facet, now) else { return };
         if matches!(gate, Gate::OutOfRate { .. }) {
             self.timers.insert(format!("r{facet}"), opens);
         }
@@ -1858,7 +1881,8 @@ impl<B: Breach> Real<B> {
                 let delayed = queue.delayed.get(facet).into_iter().flatten();
                 let delayed: Vec<_> = delayed.map(|(_, message)| head(message)).collect();
                 assert_eq!(stored(&lists[1]), delayed, "delayed of {facet:?} on {name}");
-                let dead: Vec<_> = queue.dead_of(facet).iter().map(u64::to_string).collect();
+                let dead = queue.dead_of(facet);
+                let dead: Vec<_> = dead.iter().map(|id| format!("{id:016}")).collect();
                 assert_eq!(lists[2], dead, "dead of {facet:?} on {name}");
             }
         }
