@@ -153,13 +153,14 @@ local function life()
 
   -- Does what is due by now: gives back whole leases that have ended, at least one, and others as long
   -- as that is at most so many messages, until half of MOST_BYTES is reached; lets delayed messages
-  -- join the end of their facets, within the same bounds; opens gates. What one call gives back keeps
-  -- its order; what is left for a next call goes before it. It writes nothing: close() does. Returns
-  -- whether more may be due.
+  -- join the end of their facets, within the same bounds, of each an equal share; opens gates. What one
+  -- call gives back keeps its order; what is left for a next call goes before it. It writes nothing:
+  -- close() does. Returns whether more may be due.
   local function due(q, names, most)
     redis.call("HLEN", q.held)
     q.dirty = true
     local back, moved, bytes, stuck, more = {}, 0, 0, {}, #names == most
+    local share = math.max(1, math.floor(most / #names)) -- of one facet's delayed messages
     local function full(size)
       local is = moved > 0 and (moved + size > most or bytes >= MOST_BYTES / 2)
       more = more or is
@@ -191,19 +192,21 @@ local function life()
     end
 
     local function join_end(name, facet)
-      local key, at = q.delays .. facet, 0
+      local key, at, size = q.delays .. facet, 0, math.min(8, share + 1)
       if full(1) then
         return false
       end
       while true do
-        local page = redis.pcall("ZRANGE", key, at, at + 7, "WITHSCORES")
+        local page = redis.pcall("ZRANGE", key, at, at + size - 1, "WITHSCORES")
         if page.err then
           stuck[name] = true
           return true
         end
         for i = 1, #page, 2 do
-          if tonumber(page[i + 1]) > now or full(1) then
-            add(q, "timed", page[i + 1], name)
+          local later = tonumber(page[i + 1]) > now
+          if later or at + (i + 1) / 2 > share or full(1) then
+            more = more or not later
+            add(q, "timed", later and page[i + 1] or now, name) -- What is left goes behind the others.
             return true
           end
           local member = page[i]
@@ -217,7 +220,7 @@ local function life()
           moved, bytes = moved + 1, bytes + #member
         end
         at = at + #page / 2
-        if #page < 16 then
+        if #page < 2 * size then
           add(q, "untimed", name)
           return true
         end

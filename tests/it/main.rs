@@ -8,6 +8,7 @@ mod api;
 mod by_weight;
 mod configure;
 mod connect;
+mod delay;
 mod deliver;
 mod destroy;
 mod doctor;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     env,
     fs::{self, File},
     path::{Path, PathBuf},
@@ -77,6 +78,14 @@ impl Space {
     pub(crate) async fn another(&self) -> Broker {
         let now = self.clock.clone();
         builder().await.namespace(&self.name).clock(move || now.now()).connect().await.unwrap()
+    }
+
+    /// A broker of its own for bodies that are any bytes.
+    pub(crate) async fn bytes(&self) -> Broker<Vec<u8>> {
+        let (now, same) = (self.clock.clone(), |body: &Vec<u8>| Ok::<_, Infallible>(body.clone()));
+        let builder = BrokerBuilder::coded(same, |body| Ok::<_, Infallible>(body.to_vec()));
+        let builder = builder.facet(|_| "a").topic(|_| "t").clock(move || now.now());
+        builder.redis(url()).namespace(&self.name).connect().await.unwrap()
     }
 
     pub(crate) fn key(&self, key: &str) -> String {
@@ -224,6 +233,18 @@ pub(crate) fn message(facet: &str, topic: &str, n: u64) -> Value {
 pub(crate) async fn deliver(broker: &Broker, facet: &str, n: u64) {
     let messages: Vec<_> = (0..n).map(|n| message(facet, "t", n)).collect();
     broker.deliver_all(&messages).await.unwrap();
+}
+
+/// Pulls all that can be served, and returns the number of each.
+pub(crate) async fn numbers(queue: &Queue) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    loop {
+        let pulled = queue.pull_many(1000).await.unwrap();
+        if pulled.is_empty() {
+            return numbers;
+        }
+        numbers.extend(pulled.into_iter().map(|message| message.unwrap()["n"].as_u64().unwrap()));
+    }
 }
 
 /// Pulls one by one, at most `n`, and returns whose each was.
