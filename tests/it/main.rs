@@ -16,6 +16,7 @@ mod embedded;
 mod examples;
 mod extend;
 mod facets;
+mod fail;
 mod fairness;
 mod faults;
 mod gather;
