@@ -24,7 +24,7 @@ if (redis.call("HGET", q.settings, facet) or "") ~= (cursor == "" and known or w
   return { 0 }
 end
 redis.call("ZCARD", q.timers)
-local before = settings(q, { facet })[1].weight or 1
+local before, dead = settings(q, { facet })[1].weight or 1, redis.call("HLEN", q.letters)
 if wanted == "" then
   redis.call("HDEL", q.settings, facet)
 else
@@ -36,7 +36,8 @@ if facet == "" then
   q.own = options(wanted)
   q.paused, q.moved = q.own.stopped == 1, true
   if q.own.most_dead ~= old.most_dead or q.own.dead_for ~= old.dead_for then
-    redis.call("ZADD", q.timers, "LT", now, "a")
+    local bound = dead > 0 and (q.own.most_dead or q.own.dead_for)
+    redis.call(unpack(bound and { "ZADD", q.timers, "LT", now, "a" } or { "ZREM", q.timers, "a" }))
   end
   for _, limit in ipairs({ "most_leased", "rate", "period", "burst" }) do
     changed = changed or q.own[limit] ~= old[limit]

@@ -5,6 +5,7 @@
 -- until most of them or MOST_BYTES were read, writes what that has gathered, and takes away those for
 -- which it returned true. Returns how many these were, and whether more may be there.
 local function letters_of(q, facet, id, most, act)
+  redis.call("ZCARD", q.timers)
   local facets = { facet }
   if id ~= "" then
     id = ("0"):rep(16 - #id) .. id

@@ -41,8 +41,8 @@ local function life()
     local oldest = redis.call("ZRANGE", key, 0, 0, "WITHSCORES")
     if oldest[1] then
       redis.call("ZADD", q.dead, oldest[2], facet)
-    else
-      redis.call("ZREM", q.dead, facet)
+    elseif redis.call("ZREM", q.dead, facet) and redis.call("ZCARD", q.dead) == 0 then
+      redis.call("ZREM", q.timers, "a")
     end
   end
 
