@@ -23,6 +23,7 @@ local FIELDS =
 -- from its beginning.
 local RARE = { "delayed", "holds", "refused", "expired", "died", "dropped", "purged" }
 local NONE = {} -- of whatever it is
+local WINDOW = 5000 -- ms: a worker that waits looks by itself when that has passed
 
 local now = tonumber(ARGV[1]) -- ms since 1970; 0: by the clock of Redis
 if now == 0 then
@@ -59,7 +60,7 @@ local function open(i)
     -- its number; what was extended apart from others by "<number>/<id>"
     held = KEYS[before + 7], -- hash: facet -> how many of its messages are leased; "" -> all
     settings = KEYS[before + 8], -- hash: facet -> its settings; "" -> those of the queue
-    wake = KEYS[before + 9], -- zset: the marker, while something can be served
+    wake = KEYS[before + 9], -- zset: the marker, while something can be served, or somebody shall look
     letters = KEYS[before + 10], -- hash: id of 16 digits -> dead letter: "<died at, ms> <cause> <bytes
     -- of the facet> <facet><message>"
     dead = KEYS[before + 11], -- zset: facet with dead letters -> when the oldest died, ms
@@ -294,6 +295,9 @@ local function close(q)
   q.drained = write("ZREM", q.ready, q.drained)
   q.leaving = write("ZREM", q.idle, q.leaving)
   write("ZREM", q.parked, q.resuming or NONE)
+  for i = 2, #(q.timed or NONE), 2 do -- Those who wait know of no time that is set only now.
+    q.alarm = q.alarm or q.timed[i]:find("^[hrs]") and tonumber(q.timed[i - 1]) < now + WINDOW
+  end
   write("ZREM", q.timers, q.untimed or NONE)
   write("ZADD", q.timers, q.timed or NONE)
   local over, keys = {}, {}
@@ -362,12 +366,17 @@ local function close(q)
   end
   write("HSET", q.clock, changed)
   local servable = q.facets > 0 and not q.paused
-  if q.moved and servable ~= q.marked then
-    if servable then
-      redis.call("ZADD", q.wake, 0, "marker")
-    else
-      redis.call("UNLINK", q.wake)
+  if not q.marked and (servable and q.moved or q.alarm) then
+    redis.call("ZADD", q.wake, 0, "marker")
+    q.marked = true
+  elseif q.marked and q.moved and not servable and not q.alarm then
+    local first = q.looked and NONE or redis.call("ZRANGE", q.timers, 0, 3, "WITHSCORES")
+    for i = 1, #first, 2 do
+      if first[i]:find("^[hrs]") and first[i + 1] - now < WINDOW then
+        return -- It is there for that.
+      end
     end
-    q.marked = servable
+    redis.call("UNLINK", q.wake)
+    q.marked = false
   end
 end

@@ -93,6 +93,7 @@ local function life()
     end
     local id, rest = message:match("^(%d+)()")
     local member = ("0"):rep(16 - #id) .. id .. message:sub(rest)
+    q.alarm = q.alarm or at < now + WINDOW
     at = string.format("%.0f", at)
     add(q, "commands", { "ZADD", key, at, member }, { "ZADD", q.timers, "LT", at, "s" .. facet })
     add(q, "commands", { "HINCRBY", q.clock, "delayed", 1 })

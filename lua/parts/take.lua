@@ -249,7 +249,8 @@ local function take(name, most, bytes, keep)
     add(q, "commands", { "HINCRBY", q.clock, "expired", #lapsed / 2 })
   end
   q.served = q.served + #chosen / 2
-  q.waiting = math.max(0, q.waiting - #chosen / 2 - #lapsed / 2)
+  q.waiting, q.looked = math.max(0, q.waiting - #chosen / 2 - #lapsed / 2), true
+  q.moved = q.moved or q.marked
   close(q)
   local none = #chosen == 0 and missing(q, name)
   if none then
@@ -257,8 +258,14 @@ local function take(name, most, bytes, keep)
   end
   local rest = 0
   if q.facets == 0 or q.paused then
-    local first = redis.call("ZRANGE", q.timers, 0, 0, "WITHSCORES")[2]
-    rest = first and math.max(0, first - now) or -1
+    local first = redis.call("ZRANGE", q.timers, 0, 3, "WITHSCORES")
+    rest = first[2] and math.max(0, first[2] - now) or -1
+    for i = 1, #chosen > 0 and not q.marked and #first or 0, 2 do
+      if first[i]:find("^[hrs]") and first[i + 1] - now < WINDOW then
+        redis.call("ZADD", q.wake, 0, "marker") -- Others that wait have not heard of that.
+        break
+      end
+    end
   end
   return { ended == 0 and more and 1 or ended, rest, lease, unpack(chosen) }
 end

@@ -525,6 +525,9 @@ impl Queue {
     }
 
     fn forget(&mut self) {
+        if self.letters.is_empty() {
+            self.timers.remove("a");
+        }
         if self.ready.is_empty() && self.parked.is_empty() {
             (self.floor, self.arrival, self.early) = (0.0, 0.0, 0.0);
             self.idle.clear();
@@ -896,8 +899,10 @@ impl Queue {
             return;
         }
         if self.own.max_dead != old.max_dead {
-            let first = self.timers.get("a").copied().unwrap_or(f64::MAX);
-            self.timers.insert("a".into(), first.min(now as f64));
+            let first = self.timers.remove("a").unwrap_or(f64::MAX);
+            if self.own.max_dead.is_some() && !self.letters.is_empty() {
+                self.timers.insert("a".into(), first.min(now as f64));
+            }
         }
         if limits(&self.own) != before {
             let mut parked: Vec<_> =
@@ -1288,6 +1293,7 @@ impl Model {
                     queue.letters.retain(|_, letter| !of(letter));
                     let count = (before - queue.letters.len()) as u64;
                     queue.totals[PURGED] += count;
+                    queue.forget();
                     return Outcome::Count(count);
                 }
                 let letters = queue.letters.iter().filter(|(_, letter)| of(letter));
@@ -1843,7 +1849,10 @@ impl<B: Breach> Real<B> {
             for (field, expected) in fields {
                 assert_eq!(of(&clock, field), expected, "{field} of {name}");
             }
-            self.check_marker(&key("wake"), queue.servable()).await;
+            // Where something is due in a while, somebody may have been told to look.
+            if queue.servable() {
+                self.check_marker(&key("wake")).await;
+            }
             let (leases, _) = queue.leases();
             let times = queue.times().into_iter().map(|(time, name)| (name, time));
             assert_eq!(timers, times.collect(), "timers of {name}");
@@ -1890,13 +1899,13 @@ impl<B: Breach> Real<B> {
 
     /// The marker is there while something can be served. One who gave up may have it in the hand,
     /// and gives it back.
-    async fn check_marker(&self, key: &str, expected: bool) {
+    async fn check_marker(&self, key: &str) {
         let from = Instant::now();
-        let mut there = !expected;
-        while there != expected && from.elapsed() < Duration::from_secs(2) {
+        let mut there = false;
+        while !there && from.elapsed() < Duration::from_secs(2) {
             there = support::run(&["EXISTS", key]).await;
         }
-        assert_eq!(there, expected, "whether the marker is there");
+        assert_eq!(there, true, "whether the marker is there");
     }
 
     /// Works off all that is left, and checks that nothing stays behind.
