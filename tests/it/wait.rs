@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlane::{Broker, Delivery, Error, Invalid, Queue, Result};
+use fairlane::{Broker, Delivery, Error, Invalid, Message, Queue, Rate, Result};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::{Proxy, Server, Space, deliver, message, run, until};
@@ -744,4 +744,55 @@ async fn the_marker_is_there_while_something_can_be_served() {
     assert!(marked().await);
     queue.pull().await.unwrap().unwrap();
     space.end().await;
+}
+
+#[tokio::test]
+async fn a_time_that_another_process_sets_is_heard_of_by_one_who_waits() {
+    let server = Server::start(&[]).await;
+    let setter = server.builder().connect().await.unwrap();
+    let queue = setter.register_queue("q", ".").await.unwrap();
+    let rate = Rate::new(1, Duration::from_millis(400));
+    queue.facet("rated").configure(|facet| facet.rate = Some(rate)).await.unwrap();
+    // Each worker takes one, and looks at nothing more.
+    let worker = async || {
+        let broker = server.builder().connect().await.unwrap();
+        let lease = broker.queue("q").lease().wait(Duration::from_secs(20));
+        tokio::spawn(async move { (lease.await.unwrap().unwrap(), broker) })
+    };
+    let within = |from: Instant| (300..2000).contains(&from.elapsed().as_millis());
+
+    // A rate that frees.
+    let (first, second) = (worker().await, worker().await);
+    until("both are blocked", || async { server.blocked().await == 2 }).await;
+    let from = Instant::now();
+    deliver(&setter, "rated", 2).await;
+    for done in [first, second] {
+        done.await.unwrap().0.ack().await.unwrap();
+    }
+    assert!(within(from), "{:?}", from.elapsed());
+
+    // A hold that ends, of one who goes away with it.
+    let waits = worker().await;
+    until("it is blocked", || async { server.blocked().await == 1 }).await;
+    deliver(&setter, "held", 1).await;
+    let (held, _broker) = waits.await.unwrap();
+    let waits = worker().await;
+    until("the other is blocked", || async { server.blocked().await >= 1 }).await;
+    let from = Instant::now();
+    held.hold_facet(Duration::from_millis(400)).await.unwrap();
+    let (again, _broker) = waits.await.unwrap();
+    assert!(within(from), "{:?}", from.elapsed());
+    again.ack().await.unwrap();
+
+    // A delay, behind a message that another one takes.
+    let (first, second) = (worker().await, worker().await);
+    until("both are blocked", || async { server.blocked().await >= 2 }).await;
+    let body = message("later", "t", 1);
+    let from = Instant::now();
+    setter.deliver(Message::new(&body).delay(Duration::from_millis(400))).await.unwrap();
+    deliver(&setter, "now", 1).await;
+    for done in [first, second] {
+        done.await.unwrap().0.ack().await.unwrap();
+    }
+    assert!(within(from), "{:?}", from.elapsed());
 }
