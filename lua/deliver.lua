@@ -12,20 +12,21 @@ local channel = ARGV[3] -- what stands before a topic to make it a channel
 local counts = ARGV[4] -- 1 to count a refusal, 0 when the client tries each of the messages alone
 -- From ARGV[5] on, for each message: facet, topic, key and headers and body, how, as manner() has it.
 
-local stale = (redis.call("HGET", routes, ":version") or "0") ~= version
+local configured, stale = false, (redis.call("HGET", routes, ":version") or "0") ~= version
 local id = tonumber(redis.call("GET", seq)) or 0
 local queues, manners, payloads, keys, reply = {}, {}, {}, {}, { id + 1 }
 for i = 5, #ARGV, 4 do
   local facet, topic, body, text = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local how = manners[text] or manner(text, queues)
-  manners[text], id, stale = how, id + 1, stale or how.closed
+  manners[text], id = how, id + 1
+  stale, configured = stale or how.closed, configured or how.configured
   local first
   if how.k then
-    first, body = note(keys, facet, body:sub(1, how.k), how, id), body:sub(how.k + 1)
+    first, body = seldom().note(keys, facet, body:sub(1, how.k), how, id), body:sub(how.k + 1)
   end
   reply[#reply + 1], payloads[#payloads + 1] = first or 0, false
   if not first then
-    payloads[#payloads] = (how.h or body:byte() == 0) and frame(how, body) or body
+    payloads[#payloads] = (how.h or body:byte() == 0) and seldom().frame(how, body) or body
     local middle = how.middles[topic]
       or string.format(" 0 %.0f %d%s ", now, #topic, how.more) .. topic
     how.middles[topic] = middle
@@ -36,7 +37,7 @@ for i = 5, #ARGV, 4 do
   end
 end
 local refused = stale and "STALE the routes have changed: load them and match again"
-  or refusal(queues, counts)
+  or configured and seldom().refusal(queues, counts)
 if refused then
   return redis.error_reply(refused)
 end
@@ -51,10 +52,11 @@ local done, failed = pcall(function()
     local heard = payload and redis.call("PUBLISH", channel .. ARGV[i + 1], payload)
     reply[(i + 3) / 4] = heard or reply[(i + 3) / 4]
   end
-  keep(keys, reply)
+  if configured or next(keys) then
+    seldom().finish(queues, keys, reply)
+  end
   for _, q in pairs(queues) do
-    spill(q)
     close(q)
   end
 end)
-return done and reply or undo(queues, keys, failed)
+return done and reply or seldom().undo(queues, keys, failed)

@@ -19,9 +19,8 @@ local TURN = 1048576
 -- its beginning.
 local FIELDS =
   { "floor", "arrival", "early", "special", "waiting", "delivered", "served", "acked", "came_back" }
--- What else it counts, which most calls neither need nor change: messages delayed and facets held; and
--- from its beginning.
-local RARE = { "delayed", "holds", "refused", "expired", "died", "dropped", "purged" }
+-- What else it counts, most calls neither need nor change: "delayed" messages and "holds" of facets, and
+-- from its beginning "refused", "expired", "died", "dropped", "purged".
 local NONE = {} -- of whatever it is
 local WINDOW = 5000 -- ms: a worker that waits looks by itself when that has passed
 
@@ -78,6 +77,7 @@ local function open(i)
     leaving = {}, -- facets that are taken out of idle
     leases = {}, -- lease -> its size, and what is gone from it: id -> facet
     loads = {}, -- facet -> how many more of its messages are leased
+    dirty = false, -- whether there is something in these two, or what is due has been done
     returned = NONE, -- facet -> messages that go back to its front, the foremost last
     appended = NONE, -- facet -> messages that go to its end
     -- Only where there are any: coming and freed, facets that get something to serve, and those whose
@@ -181,6 +181,9 @@ end
 -- earned one place at the front. A facet that left in debt goes on where it left. One whose gate is
 -- closed is parked, and keeps that for when it opens.
 local function arrive(q)
+  if not q.coming and not q.freed then
+    return
+  end
   local facets = q.coming or {}
   local coming = #facets
   for i, facet in ipairs(q.aside > 0 and q.freed or NONE) do
@@ -263,7 +266,7 @@ local function close(q)
     redis.call(command, key, unpack(list))
     return {}
   end
-  for facet, cost in pairs(q.charges or NONE) do
+  for facet, cost in next, q.charges or NONE do
     local step, found = cost * TURN / (settings(q, { facet })[1].weight or 1), false
     for _, set in ipairs({ q.ready, q.parked, q.idle }) do
       local turn = redis.call("ZSCORE", set, facet)
@@ -276,11 +279,13 @@ local function close(q)
     end
   end
   arrive(q)
-  for facet, messages in pairs(q.returned) do
-    write("LPUSH", q.list .. facet, messages)
-  end
-  for facet, messages in pairs(q.appended) do
-    write("RPUSH", q.list .. facet, messages)
+  if q.dirty then
+    for facet, messages in pairs(q.returned) do
+      write("LPUSH", q.list .. facet, messages)
+    end
+    for facet, messages in pairs(q.appended) do
+      write("RPUSH", q.list .. facet, messages)
+    end
   end
   for _, command in ipairs(q.commands or NONE) do
     redis.call(unpack(command))
@@ -290,15 +295,21 @@ local function close(q)
     q.owing, q.drained, q.leaving = {}, {}, {}
   end
   q.entering = write("ZADD", q.ready, q.entering)
-  write("ZADD", q.parked, q.parking or NONE)
+  if q.parking then
+    write("ZADD", q.parked, q.parking)
+  end
   q.owing = write("ZADD", q.idle, q.owing)
   q.drained = write("ZREM", q.ready, q.drained)
   q.leaving = write("ZREM", q.idle, q.leaving)
-  write("ZREM", q.parked, q.resuming or NONE)
-  for i = 2, #(q.timed or NONE), 2 do -- Those who wait know of no time that is set only now.
+  if q.resuming then
+    write("ZREM", q.parked, q.resuming)
+  end
+  if q.untimed then
+    write("ZREM", q.timers, q.untimed)
+  end
+  for i = 2, q.timed and #q.timed or 0, 2 do -- Those who wait know of no time that is set only now.
     q.alarm = q.alarm or q.timed[i]:find("^[hrs]") and tonumber(q.timed[i - 1]) < now + WINDOW
   end
-  write("ZREM", q.timers, q.untimed or NONE)
   write("ZADD", q.timers, q.timed or NONE)
   local over, keys = {}, {}
   for lease, of in pairs(q.leases) do
@@ -347,7 +358,7 @@ local function close(q)
   if q.trims then
     q.trims(q)
   end
-  q.leases, q.loads, q.returned, q.appended = {}, {}, NONE, NONE
+  q.leases, q.loads, q.returned, q.appended, q.dirty = {}, {}, NONE, NONE, false
   q.parking, q.resuming, q.untimed, q.timed = nil, nil, nil, nil
   q.charges, q.commands, q.trims = nil, nil, nil
   if empty then

@@ -15,6 +15,7 @@ local function manner(text, queues)
       queues[place] = q
     end
     how[#how + 1], how.closed = q, how.closed or q.closed
+    how.configured = how.configured or q.configured
   end
   for letter, value in (comma and text or ""):gmatch(",(%a)([^,]+)") do
     how[letter] = tonumber(value)
@@ -28,44 +29,6 @@ local function manner(text, queues)
   local at = how.d and now + how.d or how.a
   how.at = at and at > now and at or nil
   return how
-end
-
--- What listeners get where there are headers, or the body begins with a zero byte, so that they can
--- tell: a zero byte, "<bytes of headers> <headers>", and the body.
-local function frame(how, body)
-  return "\0" .. (how.h or 0) .. " " .. body
-end
-
--- Returns what is kept of the delivery that had the key of this one, if that still holds: "<until, ms>
--- <id> <how many heard it> <queues>"; or, of one in this call, its key. Otherwise notes that this is
--- the first: keep() keeps it.
-local function note(keys, facet, key, how, id)
-  key = receipts .. #facet .. " " .. facet .. key
-  if keys[key] then
-    return key
-  end
-  local kept = redis.call("GET", key)
-  if kept and tonumber(kept:match("^%d+")) > now then
-    return kept
-  end
-  local names = {}
-  for _, q in ipairs(how) do
-    names[#names + 1] = q.clock:match(":([^:]*):clock$")
-  end
-  keys[key] = { id = id, window = how.w, queues = table.concat(names, " ") }
-end
-
--- Keeps what became of those that have keys, for as long as these hold.
-local function keep(keys, reply)
-  for key, of in pairs(keys) do
-    local heard = reply[of.id - reply[1] + 2]
-    of.text = string.format("%.0f %.0f %d ", now + of.window, of.id, heard) .. of.queues
-    redis.call("SET", key, of.text, "PX", of.window)
-  end
-  for n = 2, next(keys) and #reply or 1 do
-    local of = keys[reply[n]]
-    reply[n] = of and of.text or reply[n]
-  end
 end
 
 -- Piles a message up for its queues, or delays it there. Returns nil, or the error that says why it
@@ -97,33 +60,6 @@ local function pile(how, facet, message, n)
   end
 end
 
--- Returns that a facet gets nothing more, if that is so: 1 since its intake is paused, 2 since as many
--- wait as may. Each queue that refuses something counts that.
-local function refusal(queues, counts)
-  local foremost, text
-  for place, q in pairs(queues) do
-    local refused = false
-    for facet, first in pairs(q.configured and q.firsts or NONE) do
-      local set, why = settings(q, { facet })[1], nil
-      if set.intake == 0 then
-        why = 1
-      elseif set.most_waiting and q.own.drop_oldest ~= 1 and q.piles[facet] then
-        local length = redis.call("LLEN", q.list .. facet) + #q.piles[facet]
-        why = length > set.most_waiting and 2 or nil
-      end
-      refused = refused or why
-      if why and (not foremost or first < foremost) then
-        local most = set.most_waiting or 0
-        foremost, text = first, string.format("REFUSED %d %s %d %d", first, place, why, most)
-      end
-    end
-    if refused and counts == "1" then
-      redis.call("HINCRBY", q.clock, "refused", counts)
-    end
-  end
-  return text
-end
-
 -- Writes what was piled up.
 local function push(q)
   local coming = {}
@@ -137,32 +73,110 @@ local function push(q)
   end
 end
 
--- Takes it off again, all or nothing, and returns the error that made it so.
-local function undo(queues, keys, failed)
-  for _, q in pairs(queues) do
-    for n = 1, q.written do
-      redis.call("LTRIM", q.list .. q.named[n], 0, -#q.piles[q.named[n]] - 1)
-    end
+-- Makes what follows. Most deliveries need none of it, and do not pay for it.
+local function seldom()
+  -- What listeners get where there are headers, or the body begins with a zero byte, so that they can
+  -- tell: a zero byte, "<bytes of headers> <headers>", and the body.
+  local function frame(how, body)
+    return "\0" .. (how.h or 0) .. " " .. body
   end
-  for key, of in pairs(keys) do
-    if of.text then
-      redis.call("DEL", key)
-    end
-  end
-  return redis.error_reply(failed.err or failed)
-end
 
--- Where more wait than may, takes the oldest into the dead letters: at most 100, and as many as came.
-local function spill(q)
-  for n = 1, q.own.drop_oldest == 1 and q.written or 0 do
-    local facet = q.named[n]
-    local most, length = settings(q, { facet })[1].most_waiting, q.lengths[n]
-    local over = most and math.min(length - most, #q.piles[facet] + 100) or 0
-    for _, message in ipairs(over > 0 and redis.call("LPOP", q.list .. facet, over) or NONE) do
-      if life().bury(q, facet, message:match("^%d+") or "0", message, 4) then
-        add(q, "commands", { "HINCRBY", q.clock, "dropped", 1 })
-      end
-      q.waiting = q.waiting - 1
+  -- Returns what is kept of the delivery that had the key of this one, if that still holds: "<until, ms>
+  -- <id> <how many heard it> <queues>"; or, of one in this call, its key. Otherwise notes that this is
+  -- the first: keep() keeps it.
+  local function note(keys, facet, key, how, id)
+    key = receipts .. #facet .. " " .. facet .. key
+    if keys[key] then
+      return key
+    end
+    local kept = redis.call("GET", key)
+    if kept and tonumber(kept:match("^%d+")) > now then
+      return kept
+    end
+    local names = {}
+    for _, q in ipairs(how) do
+      names[#names + 1] = q.clock:match(":([^:]*):clock$")
+    end
+    keys[key] = { id = id, window = how.w, queues = table.concat(names, " ") }
+  end
+
+  -- Keeps what became of those that have keys, for as long as these hold.
+  local function keep(keys, reply)
+    for key, of in pairs(keys) do
+      local heard = reply[of.id - reply[1] + 2]
+      of.text = string.format("%.0f %.0f %d ", now + of.window, of.id, heard) .. of.queues
+      redis.call("SET", key, of.text, "PX", of.window)
+    end
+    for n = 2, next(keys) and #reply or 1 do
+      local of = keys[reply[n]]
+      reply[n] = of and of.text or reply[n]
     end
   end
+
+  -- Returns that a facet gets nothing more, if that is so: 1 since its intake is paused, 2 since as many
+  -- wait as may. Each queue that refuses something counts that.
+  local function refusal(queues, counts)
+    local foremost, text
+    for place, q in pairs(queues) do
+      local refused = false
+      for facet, first in pairs(q.configured and q.firsts or NONE) do
+        local set, why = settings(q, { facet })[1], nil
+        if set.intake == 0 then
+          why = 1
+        elseif set.most_waiting and q.own.drop_oldest ~= 1 and q.piles[facet] then
+          local length = redis.call("LLEN", q.list .. facet) + #q.piles[facet]
+          why = length > set.most_waiting and 2 or nil
+        end
+        refused = refused or why
+        if why and (not foremost or first < foremost) then
+          local most = set.most_waiting or 0
+          foremost, text = first, string.format("REFUSED %d %s %d %d", first, place, why, most)
+        end
+      end
+      if refused and counts == "1" then
+        redis.call("HINCRBY", q.clock, "refused", counts)
+      end
+    end
+    return text
+  end
+
+  -- Takes it off again, all or nothing, and returns the error that made it so.
+  local function undo(queues, keys, failed)
+    for _, q in pairs(queues) do
+      for n = 1, q.written do
+        redis.call("LTRIM", q.list .. q.named[n], 0, -#q.piles[q.named[n]] - 1)
+      end
+    end
+    for key, of in pairs(keys) do
+      if of.text then
+        redis.call("DEL", key)
+      end
+    end
+    return redis.error_reply(failed.err or failed)
+  end
+
+  -- Where more wait than may, takes the oldest into the dead letters: at most 100, and as many as came.
+  local function spill(q)
+    for n = 1, q.own.drop_oldest == 1 and q.written or 0 do
+      local facet = q.named[n]
+      local most, length = settings(q, { facet })[1].most_waiting, q.lengths[n]
+      local over = most and math.min(length - most, #q.piles[facet] + 100) or 0
+      for _, message in ipairs(over > 0 and redis.call("LPOP", q.list .. facet, over) or NONE) do
+        if life().bury(q, facet, message:match("^%d+") or "0", message, 4) then
+          add(q, "commands", { "HINCRBY", q.clock, "dropped", 1 })
+        end
+        q.waiting = q.waiting - 1
+      end
+    end
+  end
+
+  -- Does what is left to do when all is written and published.
+  local function finish(queues, keys, reply)
+    keep(keys, reply)
+    for _, q in pairs(queues) do
+      spill(q)
+    end
+  end
+
+  return { frame = frame, note = note, refusal = refusal, undo = undo, finish = finish }
 end

@@ -102,7 +102,7 @@ local function life()
   -- Puts messages back into the list of their facet: at its front, or at its end. Returns as bury().
   local function put(q, side, facet, message)
     if q[side] == NONE then
-      q[side] = {}
+      q[side], q.dirty = {}, true
     end
     local messages = q[side][facet]
     if not messages then
