@@ -20,10 +20,8 @@ for i = 5, #ARGV, 4 do
   local how = manners[text] or manner(text, queues)
   manners[text], id = how, id + 1
   stale, configured = stale or how.closed, configured or how.configured
-  local first
-  if how.k then
-    first, body = seldom().note(keys, facet, body:sub(1, how.k), how, id), body:sub(how.k + 1)
-  end
+  local first = how.k and seldom().note(keys, facet, body:sub(1, how.k), how, id)
+  body = how.k and body:sub(how.k + 1) or body
   reply[#reply + 1], payloads[#payloads + 1] = first or 0, false
   if not first then
     payloads[#payloads] = (how.h or body:byte() == 0) and seldom().frame(how, body) or body
