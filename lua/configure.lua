@@ -20,9 +20,11 @@ local none = (must == "1" or q.closed) and missing(q, name)
 if none then
   return none
 end
-if (redis.call("HGET", q.settings, facet) or "") ~= (cursor == "" and known or wanted) then
+local stored = redis.call("HGET", q.settings, facet) or ""
+if cursor == "" and stored ~= known then
   return { 0 }
 end
+wanted = cursor == "" and wanted or stored -- What others have set meanwhile holds.
 redis.call("ZCARD", q.timers)
 local before, dead = settings(q, { facet })[1].weight or 1, redis.call("HLEN", q.letters)
 if wanted == "" then
@@ -46,8 +48,7 @@ if facet == "" then
   close(q)
   return { 1, following }
 end
-local set = settings(q, { facet })[1]
-local scale = before / (set.weight or 1)
+local scale = before / (settings(q, { facet })[1].weight or 1)
 for _, key in ipairs(scale ~= 1 and { q.ready, q.parked, q.idle } or {}) do
   local turn = tonumber(redis.call("ZSCORE", key, facet))
   if turn and turn > q.floor then

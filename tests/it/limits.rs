@@ -360,18 +360,23 @@ async fn a_default_that_changes_reaches_all_facets_though_another_setting_change
     let messages: Vec<_> =
         (0..1200).map(|n| message(&format!("f{}", n % 600), "t", n / 600)).collect();
     space.broker.deliver_all(&messages).await.unwrap();
-    for round in 0..10 {
+    for round in 0..5 {
         limit_each(&queue, 1).await;
         let held = queue.lease_many(1000).await.unwrap();
         assert_eq!(held.len(), 600);
-        let others = (0..4).map(|n| {
-            let queue = queue.clone();
-            async move {
-                let attempts = 10 + round * 10 + n;
+        let done = AtomicU64::new(0);
+        let others = async |n: u32| {
+            let mut attempts = 20 + n * 100_000;
+            while done.load(Ordering::SeqCst) == 0 {
+                attempts += 1;
                 queue.configure(|queue| queue.max_attempts = attempts).await.unwrap();
             }
-        });
-        tokio::join!(limit_each(&queue, None), join_all(others));
+        };
+        let change = async {
+            limit_each(&queue, None).await;
+            done.store(1, Ordering::SeqCst);
+        };
+        tokio::join!(others(0), others(1), change);
         let stats = queue.stats().await.unwrap();
         assert_eq!((stats.facets_ready, stats.facets_parked), (600, 0), "in round {round}");
         for delivery in held {
