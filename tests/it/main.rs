@@ -8,6 +8,7 @@ mod api;
 mod by_weight;
 mod configure;
 mod connect;
+mod cost;
 mod dead_letters;
 mod delay;
 mod deliver;
