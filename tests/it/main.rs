@@ -36,3 +36,4 @@ mod stats;
 mod support;
 mod unregister_queue;
 mod wait;
+mod why;
