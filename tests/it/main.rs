@@ -32,6 +32,7 @@ mod peek;
 mod pull;
 mod queues;
 mod register_queue;
+mod settings;
 mod stats;
 mod support;
 mod unregister_queue;
