@@ -63,8 +63,7 @@ local function open(i)
     letters = KEYS[before + 10], -- hash: id of 16 digits -> dead letter: "<died at, ms> <cause> <bytes
     -- of the facet> <facet><message>"
     dead = KEYS[before + 11], -- zset: facet with dead letters -> when the oldest died, ms
-    died_of = KEYS[before + 12], -- then a facet: zset: id of its dead letter, of 16 digits -> when it died,
-    -- ms
+    died_of = KEYS[before + 12], -- then a facet: zset: its dead letter, by that id -> when it died, ms
     delays = KEYS[before + 13], -- then a facet: zset: delayed message, its id of 16 digits -> when
     -- it is due, ms
     list = KEYS[before + 14], -- then a facet: list of its waiting messages, oldest first, each
