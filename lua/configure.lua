@@ -27,11 +27,8 @@ end
 wanted = cursor == "" and wanted or stored -- What others have set meanwhile holds.
 redis.call("ZCARD", q.timers)
 local before, dead = settings(q, { facet })[1].weight or 1, redis.call("HLEN", q.letters)
-if wanted == "" then
-  redis.call("HDEL", q.settings, facet)
-else
-  redis.call("HSET", q.settings, facet, wanted)
-end
+local sets = wanted ~= "" and { "HSET", q.settings, facet, wanted } or { "HDEL", q.settings, facet }
+redis.call(unpack(sets))
 q.configured, q.known = true, nil
 if facet == "" then
   local old, changed = options(known), false
