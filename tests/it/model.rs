@@ -1905,7 +1905,8 @@ impl<B: Breach> Real<B> {
         while !there && from.elapsed() < Duration::from_secs(2) {
             there = support::run(&["EXISTS", key]).await;
         }
-        assert_eq!(there, true, "whether the marker is there");
+        let expected = true;
+        assert_eq!(there, expected, "whether the marker is there");
     }
 
     /// Works off all that is left, and checks that nothing stays behind.

@@ -754,15 +754,18 @@ async fn a_time_that_another_process_sets_is_heard_of_by_one_who_waits() {
     let rate = Rate::new(1, Duration::from_millis(400));
     queue.facet("rated").configure(|facet| facet.rate = Some(rate)).await.unwrap();
     // Each worker takes one, and looks at nothing more.
-    let worker = async || {
-        let broker = server.builder().connect().await.unwrap();
-        let lease = broker.queue("q").lease().wait(Duration::from_secs(20));
-        tokio::spawn(async move { (lease.await.unwrap().unwrap(), broker) })
+    let worker = || {
+        let builder = server.builder();
+        tokio::spawn(async move {
+            let broker = builder.connect().await.unwrap();
+            let leased = broker.queue("q").lease().wait(Duration::from_secs(20)).await;
+            (leased.unwrap().unwrap(), broker)
+        })
     };
     let within = |from: Instant| (300..2000).contains(&from.elapsed().as_millis());
 
     // A rate that frees.
-    let (first, second) = (worker().await, worker().await);
+    let (first, second) = (worker(), worker());
     until("both are blocked", || async { server.blocked().await == 2 }).await;
     let from = Instant::now();
     deliver(&setter, "rated", 2).await;
@@ -772,11 +775,11 @@ async fn a_time_that_another_process_sets_is_heard_of_by_one_who_waits() {
     assert!(within(from), "{:?}", from.elapsed());
 
     // A hold that ends, of one who goes away with it.
-    let waits = worker().await;
+    let waits = worker();
     until("it is blocked", || async { server.blocked().await == 1 }).await;
     deliver(&setter, "held", 1).await;
     let (held, _broker) = waits.await.unwrap();
-    let waits = worker().await;
+    let waits = worker();
     until("the other is blocked", || async { server.blocked().await >= 1 }).await;
     let from = Instant::now();
     held.hold_facet(Duration::from_millis(400)).await.unwrap();
@@ -785,7 +788,7 @@ async fn a_time_that_another_process_sets_is_heard_of_by_one_who_waits() {
     again.ack().await.unwrap();
 
     // A delay, behind a message that another one takes.
-    let (first, second) = (worker().await, worker().await);
+    let (first, second) = (worker(), worker());
     until("both are blocked", || async { server.blocked().await >= 2 }).await;
     let body = message("later", "t", 1);
     let from = Instant::now();
