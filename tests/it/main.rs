@@ -23,6 +23,7 @@ mod fairness;
 mod faults;
 mod gather;
 mod in_order;
+mod key;
 mod lease;
 mod limits;
 mod listen;
