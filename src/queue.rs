@@ -201,7 +201,7 @@ impl<T: Send + 'static> Queue<T> {
 
     /// Shows the messages that a lease of up to `n` would give now, in that order, and changes
     /// nothing: at most 250, and at most 4 MiB of them. Of a paused queue, what it would give
-    /// otherwise.
+    /// otherwise. It looks no further than the first 250 that have expired, and are still there.
     ///
     /// # Errors
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds

@@ -36,6 +36,7 @@ mod register_queue;
 mod settings;
 mod stats;
 mod support;
+mod ttl;
 mod unregister_queue;
 mod wait;
 mod why;
