@@ -1,17 +1,19 @@
 #!lua flags=allow-oom
 -- Drops one message of a facet that waits or is delayed: looks at a part of them at each call, the last
--- ones first, so that what is taken meanwhile makes it miss none.
+-- ones first, so that what is taken meanwhile makes it miss none; and at the delayed ones first, since
+-- they come to wait.
 --
--- Returns 1 when it is dropped, 0 when it is not there; otherwise -1, whether the delayed ones are next,
--- and how many of them were looked at.
+-- Returns 1 when it is dropped, 0 when it is not there; otherwise -1, and ARGV[5] to ARGV[7] of the next
+-- call.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 -- Parts: drain.
 local name = ARGV[2] -- of the queue
 local facet = ARGV[3]
 local id = ARGV[4]
-local delayed = ARGV[5] -- 1 to look among the delayed messages, 0 among those that wait
+local delayed = ARGV[5] -- 1 to begin with the delayed messages, 0 with those that wait
 local from = tonumber(ARGV[6]) -- how many were looked at before, from the end
-local most = tonumber(ARGV[7]) -- messages, at most
+local before = tonumber(ARGV[7]) -- how many had been dropped by then: what others drop moves the rest up
+local most = tonumber(ARGV[8]) -- messages, about
 
 local q = open(1)
 local none = missing(q, name)
@@ -19,12 +21,12 @@ if none then
   return none
 end
 redis.call("ZCARD", q.timers)
-local key = (delayed == "1" and q.delays or q.list) .. facet
-local command = delayed == "1" and "ZRANGE" or "LRANGE"
+local purged = tonumber(redis.call("HGET", q.clock, "purged")) or 0
 local bytes, looked = 0, 0
+from = math.max(0, from - math.max(0, purged - before))
 while looked < most and bytes < MOST_BYTES do
-  local last = -from - looked - 1
-  local page = redis.call(command, key, last - 7, last)
+  local key, last = (delayed == "1" and q.delays or q.list) .. facet, -from - looked - 1
+  local page = redis.call(delayed == "1" and "ZRANGE" or "LRANGE", key, last - 7, last)
   for n = #page, 1, -1 do
     local message = page[n]
     bytes = bytes + #message
@@ -48,8 +50,10 @@ while looked < most and bytes < MOST_BYTES do
     end
   end
   looked = looked + 8
-  if #page < 8 then
-    return { delayed == "1" and 0 or -1, 1, 0 }
+  if #page < 8 and delayed == "0" then
+    return { 0 }
+  elseif #page < 8 then
+    delayed, from = "0", -looked
   end
 end
-return { -1, delayed, from + looked }
+return { -1, tonumber(delayed), from + looked, purged }

@@ -133,19 +133,16 @@ impl Facet {
     /// registered and holds nothing.
     pub async fn remove(&self, id: MessageId) -> Result<()> {
         self.check()?;
-        let (mut delayed, mut from) = (0u8, 0u64);
+        let mut at = [1, 0, 0]; // As the script has it.
         loop {
             let mut command = self.core.command(&scripts::REMOVE, &[&self.queue]);
             command.arg(&*self.queue).arg(&*self.name).arg(id.0);
-            command.arg(delayed).arg(from).arg(500);
+            command.arg(&at).arg(500);
             let reply = self.core.call(&scripts::REMOVE, &command, Repeat::Never).await;
             let reply = reply.map_err(|error| error.of(&self.queue))?;
             match read::<Vec<i64>>(reply.value)?[..] {
                 [1] => return Ok(()),
-                [-1, next, looked] => {
-                    delayed = u8::from(next == 1);
-                    from = looked.unsigned_abs();
-                }
+                [-1, delayed, from, dropped] => at = [delayed, from, dropped],
                 _ => return Err(Error::NoSuchMessage(id)),
             }
         }

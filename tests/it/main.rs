@@ -31,6 +31,7 @@ mod model;
 mod nack;
 mod peek;
 mod pull;
+mod purge;
 mod queues;
 mod register_queue;
 mod settings;
