@@ -22,6 +22,7 @@ mod fail;
 mod fairness;
 mod faults;
 mod gather;
+mod headers;
 mod in_order;
 mod key;
 mod lease;
