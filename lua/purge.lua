@@ -20,6 +20,7 @@ q.waiting = q.waiting - waiting
 add(q, "commands", { "HINCRBY", q.clock, "delayed", 0 - delayed })
 add(q, "commands", { "HINCRBY", q.clock, "purged", waiting + delayed })
 add(q, "untimed", "s" .. facet)
+q.moved = true
 redis.call("UNLINK", q.list .. facet, q.delays .. facet)
 close(q)
 return waiting + delayed

@@ -45,6 +45,7 @@ while looked < most and bytes < MOST_BYTES do
         end
       end
       add(q, "commands", { "HINCRBY", q.clock, "purged", 1 })
+      q.moved = true
       close(q)
       return { 1 }
     end
