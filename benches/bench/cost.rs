@@ -6,10 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use fairlane::{Broker, Queue};
+use fairlane::{Broker, Message, Queue};
 use redis::{Pipeline, aio::MultiplexedConnection};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -432,12 +432,22 @@ pub(crate) async fn beside(
         paused.facet(format!("f{facet}")).pause().await?;
     }
     while !queue.pull_many(1000).await?.is_empty() {}
+    let delayed = broker.register_queue("delayed", "^t$|^later$").await?;
+    let body = message(0, 100);
+    let later = scale.of(1_000_000, 1000);
+    for from in (0..later).step_by(1000) {
+        let messages = (from..from + 1000).map(|n| {
+            let message = Message::new(&body).facet(format!("f{}", n % 1000));
+            message.topic("later").delay(Duration::from_secs(3600))
+        });
+        broker.deliver_all(messages).await?;
+    }
     let others: Vec<_> = (0..count).map(|n| message(1000 + n % 1000, 100)).collect();
-    let mut ratios = Vec::new();
-    let mut queues = [("none", &queue), ("paused", &paused)];
+    let (mut ratios, mut beside_delayed) = (Vec::new(), Vec::new());
+    let mut queues = [("none", &queue), ("paused", &paused), ("delayed", &delayed)];
     for _ in 0..rounds {
         deliver_all(&broker, &others).await?;
-        queues.reverse(); // Neither is always the first.
+        queues.rotate_left(1); // None is always the first.
         let mut meter = Meter { server, round: Round::new() };
         for (what, queue) in queues {
             let leasing = async {
@@ -449,8 +459,11 @@ pub(crate) async fn beside(
             meter.of(what, count, leasing).await?;
         }
         ratios.push(meter.round["paused"].cpu / meter.round["none"].cpu);
+        beside_delayed.push(meter.round["delayed"].cpu / meter.round["none"].cpu);
     }
     report.target("lease beside 1,000 paused facets to none", median(ratios), 1.05, " x");
+    let what = "lease beside 1,000,000 delayed messages to none";
+    report.target(what, median(beside_delayed), 1.05, " x");
     server.flush().await?;
     let message = message(0, 100);
     let mut brokers = Vec::new();
