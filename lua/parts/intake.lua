@@ -162,7 +162,7 @@ local function seldom()
       local most, length = settings(q, { facet })[1].most_waiting, q.lengths[n]
       local over = most and math.min(length - most, #q.piles[facet] + 100) or 0
       for _, message in ipairs(over > 0 and redis.call("LPOP", q.list .. facet, over) or NONE) do
-        if life().bury(q, facet, message:match("^%d+") or "0", message, 4) then
+        if life().bury(q, facet, message, 4) then
           add(q, "commands", { "HINCRBY", q.clock, "dropped", 1 })
         end
         q.waiting = q.waiting - 1

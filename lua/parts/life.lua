@@ -68,7 +68,7 @@ local function life()
 
   -- Puts a message aside, because of: 1 its attempts, 2 its crashes, 3 that it expired, 4 that too many
   -- waited. Returns nil, or the error that says why it cannot be put there.
-  local function bury(q, facet, id, message, cause)
+  local function bury(q, facet, message, cause)
     local key = q.died_of .. facet
     for _, read in ipairs({ { "HLEN", q.letters }, { "ZCARD", q.dead }, { "ZCARD", key } }) do
       local there = redis.pcall(unpack(read))
@@ -76,8 +76,18 @@ local function life()
         return there
       end
     end
-    local died, name = string.format("%d", now), ("0"):rep(16 - #id) .. id
+    local died = string.format("%d", now)
+    local id = message:match("^([1-9]%d*) %d+ %d+ %d+[, ]")
+    local name = id and #id <= 16 and ("0"):rep(16 - #id) .. id
+    q.buried = q.buried or {}
+    if not name or q.buried[name] or redis.call("HEXISTS", q.letters, name) == 1 then
+      -- Somebody else has put it there, or put it there again.
+      name = string.format("%016.0f", redis.call("INCR", seq))
+      local rest = id and message:sub(#id + 1)
+      message = name:match("[^0].*") .. (rest or string.format(" 0 %.0f 0 ", now) .. message)
+    end
     local letter = died .. " " .. cause .. " " .. #facet .. " " .. facet .. message
+    q.buried[name] = true
     add(q, "commands", { "HSET", q.letters, name, letter }, { "ZADD", key, died, name })
     add(q, "commands", { "ZADD", q.dead, "LT", died, facet })
     add(q, "commands", { "HINCRBY", q.clock, "died", 1 })
@@ -137,9 +147,9 @@ local function life()
     local text, failed = join(m, message, how.reason), nil
     local after = how.after and how.after(m.attempts)
     if how.counted == 1 and m.attempts >= (q.own.max_attempts or 20) then
-      failed = bury(q, facet, id, text, 1)
+      failed = bury(q, facet, text, 1)
     elseif how.crashed and m.crashes >= (q.own.max_crashes or 5) then
-      failed = bury(q, facet, id, text, 2)
+      failed = bury(q, facet, text, 2)
     elseif after then
       failed = delay(q, facet, text, now + after)
     else

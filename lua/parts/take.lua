@@ -241,7 +241,7 @@ local function take(name, most, bytes, keep)
   end
   for i = 2, q.own.bury_expired == 1 and #lapsed or 0, 2 do
     local facet, message = lapsed[i - 1], lapsed[i]
-    if life().bury(q, facet, message:match("^%d+") or "0", message, 3) then
+    if life().bury(q, facet, message, 3) then
       add(q, "commands", { "HINCRBY", q.clock, "dropped", 1 })
     end
   end

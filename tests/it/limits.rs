@@ -17,7 +17,7 @@ use fairlane::{
 use futures_util::future::join_all;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::support::{Server, Space, counts, deliver, message, pulled, until};
+use crate::support::{Server, Space, counts, deliver, message, pulled, run, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -1094,4 +1094,32 @@ async fn dead_letters_of_too_many_go_back_in_their_order() {
     assert_eq!(back.iter().map(number).collect::<Vec<_>>(), (0..119).collect::<Vec<_>>());
     assert!(space.broker.ack_all(back).await.unwrap().is_empty());
     end(space, queue, &["a"]).await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_put_into_a_list_makes_room_too_and_is_not_lost() {
+    let (space, queue) = Space::with_queue().await;
+    let default = |queue: &mut QueueSettings| *queue = QueueSettings::default();
+    let bound = |queue: &mut QueueSettings| {
+        queue.facets.max_waiting = Some(1);
+        queue.overflow = Overflow::DropOldest;
+    };
+    deliver(&space.broker, "a", 1).await;
+    let list = space.of("q", "f:a");
+    let first: String = run(&["LINDEX", &list, "0"]).await;
+    run::<()>(&["RPUSH", &list, "not ours", "not ours either", &first, &first]).await;
+    queue.configure(bound).await.unwrap();
+    deliver(&space.broker, "a", 1).await;
+    let (letters, _) = queue.dead_letters().of("a").page(Cursor::default()).await.unwrap();
+    let ids: std::collections::HashSet<_> = letters.iter().map(|letter| letter.id).collect();
+    assert_eq!((letters.len(), ids.len()), (5, 5), "each with a number of its own");
+    let bodies: Vec<_> = letters
+        .iter()
+        .filter_map(|letter| letter.message.as_ref().err().map(|error| error.body.to_vec()))
+        .collect();
+    assert_eq!(bodies, [b"not ours".to_vec(), b"not ours either".to_vec()]);
+    queue.dead_letters().purge().await.unwrap();
+    queue.configure(default).await.unwrap();
+    assert!(queue.pull().await.unwrap().is_some());
+    space.delete().await;
 }
