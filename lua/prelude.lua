@@ -76,7 +76,7 @@ local function open(i)
     leaving = {}, -- facets that are taken out of idle
     leases = {}, -- lease -> its size, and what is gone from it: id -> facet
     loads = {}, -- facet -> how many more of its messages are leased
-    dirty = false, -- whether there is something in these two, or what is due has been done
+    dirty = false, -- whether there is something in the next two, or what is due has been done
     returned = NONE, -- facet -> messages that go back to its front, the foremost last
     appended = NONE, -- facet -> messages that go to its end
     -- Only where there are any: coming and freed, facets that get something to serve, and those whose
