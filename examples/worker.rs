@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use fairlane::{Broker, Delivery};
+use fairlane::{Broker, Cursor, Delivery};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,6 +30,13 @@ async fn main() -> Result<(), Any> {
         .connect()
         .await?;
     let queue = broker.register_queue("mails", "^mail$").await?;
+    // What cannot be sent is tried three times, after pauses that grow.
+    queue
+        .configure(|queue| {
+            queue.max_attempts = 3;
+            queue.backoff.first = Duration::from_millis(20);
+        })
+        .await?;
     tokio::spawn(deliver(broker));
 
     println!("waiting for mails; Ctrl-C ends it");
@@ -46,6 +53,10 @@ async fn main() -> Result<(), Any> {
             Ok(delivery) => took.extend(work(delivery).await),
             Err(error) => eprintln!("{error}"), // The stream goes on, after a pause.
         }
+    }
+    for letter in queue.dead_letters().page(Cursor::default()).await?.0 {
+        let why = letter.reason.unwrap_or_default();
+        eprintln!("{} of {} is given up: {why}", letter.id, letter.facet);
     }
     took.sort_unstable();
     let median = took.get(took.len() / 2).copied().unwrap_or_default();
