@@ -10,14 +10,18 @@ local function manner(text, queues)
     local q = queues[place]
     if not q then
       q = open(place)
-      -- What each facet gets; the facets in turn, the first message of each, and how many have it.
-      q.piles, q.named, q.firsts, q.written, q.place = {}, {}, {}, 0, place
-      queues[place] = q
+      -- What each facet gets; the facets in turn, and how many of them have it. Where something is set,
+      -- the first message of each, and how many waited then.
+      q.piles, q.named, q.written, queues[place] = {}, {}, 0, q
+      q.firsts, q.lengths = q.configured and {}, q.configured and {}
     end
     how[#how + 1], how.closed = q, how.closed or q.closed
     how.configured = how.configured or q.configured
   end
-  for letter, value in (comma and text or ""):gmatch(",(%a)([^,]+)") do
+  if not comma then
+    return how
+  end
+  for letter, value in text:gmatch(",(%a)([^,]+)") do
     how[letter] = tonumber(value)
     if letter == "c" or letter == "h" then
       how.more = how.more .. "," .. letter .. value
@@ -62,13 +66,16 @@ end
 
 -- Writes what was piled up.
 local function push(q)
-  local coming = {}
-  q.coming, q.lengths = coming, {}
+  local coming, lengths = {}, q.lengths
+  q.coming = coming
   for n, facet in ipairs(q.named) do
     local pile = q.piles[facet]
     local length = redis.call("RPUSH", q.list .. facet, unpack(pile))
     coming[#coming + 1] = length == #pile and facet or nil
-    q.written, q.lengths[n] = n, length
+    q.written = n
+    if lengths then
+      lengths[n] = length
+    end
     q.waiting, q.delivered = q.waiting + #pile, q.delivered + #pile
   end
 end
