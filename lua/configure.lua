@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Sets the settings of a facet, or of its queue, and decides anew which facets can be served: those of
--- a queue page by page.
+-- Sets the settings of a facet, or of its queue, and decides anew which facets can be served: of a queue
+-- page by page, after the first call.
 --
 -- What a facet owes to the others, or they to it, is scaled with its weight. It may run at maxmemory:
 -- what is paused must come to be drained.
 -- Returns 0 when they are not what the caller has read; otherwise 1, and where the next page of facets
--- begins, "0" after the last one.
+-- begins, "0" after the last one: the parked ones, and where a limit is another one, the ready ones.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered, or is being destroyed.
 -- Parts: park.
 local name = ARGV[2] -- of the queue
@@ -41,9 +41,10 @@ if facet == "" then
   for _, limit in ipairs({ "most_leased", "rate", "period", "burst" }) do
     changed = changed or q.own[limit] ~= old[limit]
   end
-  local following = changed and decide(q, cursor) or "0"
+  -- A page that is asked for is decided on whatever has changed: somebody may have broken off before.
+  local following = cursor ~= "" and decide(q, cursor) or "p0"
   close(q)
-  return { 1, following }
+  return { 1, following == "r0" and not changed and "0" or following }
 end
 local scale = before / (settings(q, { facet })[1].weight or 1)
 for _, key in ipairs(scale ~= 1 and { q.ready, q.parked, q.idle } or {}) do

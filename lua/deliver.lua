@@ -4,18 +4,17 @@
 --
 -- Returns the id of the first message, which the others follow, then for each how many heard it, or,
 -- where its key holds, what is kept of the first with that key, as note() has it.
--- Errors: STALE when the routes are no longer those that the client matched with; REFUSED, with the
--- number of the message, the place of the queue, why and how many may wait, as refusal() has them.
+-- Errors: STALE when the routes are no longer those that the client matched with; REFUSED, with what
+-- refusal() says.
 -- Parts: life, intake.
 local version = ARGV[2] -- of the routes that the client matched with
 local channel = ARGV[3] -- what stands before a topic to make it a channel
-local counts = ARGV[4] -- 1 to count a refusal, 0 when the client tries each of the messages alone
--- From ARGV[5] on, for each message: facet, topic, key and headers and body, how, as manner() has it.
+-- From ARGV[4] on, for each message: facet, topic, key and headers and body, how, as manner() has it.
 
 local configured, stale = false, (redis.call("HGET", routes, ":version") or "0") ~= version
 local id = tonumber(redis.call("GET", seq)) or 0
 local queues, manners, payloads, keys, reply = {}, {}, {}, {}, { id + 1 }
-for i = 5, #ARGV, 4 do
+for i = 4, #ARGV, 4 do
   local facet, topic, body, text = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local how = manners[text] or manner(text, queues)
   manners[text], id = how, id + 1
@@ -35,7 +34,7 @@ for i = 5, #ARGV, 4 do
   end
 end
 local refused = stale and "STALE the routes have changed: load them and match again"
-  or configured and seldom().refusal(queues, counts)
+  or configured and seldom().refusal(queues)
 if refused then
   return redis.error_reply(refused)
 end
@@ -45,10 +44,10 @@ local done, failed = pcall(function()
     push(q)
   end
   redis.call("INCRBY", seq, #payloads)
-  for i = 5, #ARGV, 4 do
-    local payload = payloads[(i - 1) / 4]
+  for i = 4, #ARGV, 4 do
+    local payload = payloads[i / 4]
     local heard = payload and redis.call("PUBLISH", channel .. ARGV[i + 1], payload)
-    reply[(i + 3) / 4] = heard or reply[(i + 3) / 4]
+    reply[i / 4 + 1] = heard or reply[i / 4 + 1]
   end
   if configured or next(keys) then
     seldom().finish(queues, keys, reply)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Drops dead letters: one, those of a facet, or all, a part of them at each call.
 --
--- Returns how many, and whether there may be more.
+-- Returns how many.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 -- Parts: life, letters.
 local name = ARGV[2] -- of the queue
@@ -14,8 +14,7 @@ local none = missing(q, name)
 if none then
   return none
 end
-local count, more = letters_of(q, facet, id, most, function()
+return letters_of(q, facet, id, most, function()
   add(q, "commands", { "HINCRBY", q.clock, "purged", 1 })
   return true
 end)
-return { count, more and 1 or 0 }

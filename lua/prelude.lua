@@ -68,7 +68,7 @@ local function open(i)
     -- it is due, ms
     list = KEYS[before + 14], -- then a facet: list of its waiting messages, oldest first, each
     -- "<id> <attempts> <delivered at, ms> <bytes of the topic>[,<letter><value> ..] <topic><body>":
-    -- c: cost. x: ms at which it expires. k: its crashes. h: bytes of headers, which stand before
+    -- c: cost. x: ms at which it expires. d: ms at which it was due. k: its crashes. h: bytes of headers, which stand before
     -- the body. f: bytes of the reason of its last failure, which stands before the body, too
     entering = {}, -- turn and facet, in turn, of those that become ready
     owing = {}, -- turn and facet, in turn, of those that become idle
@@ -134,25 +134,26 @@ end
 
 -- Returns what keeps a facet from being served, if anything does: 1 a pause, 2 a hold, 3 that as many
 -- are leased as may be, 4 its rate; and until when, in ms, or -1. Then how many are leased, and when
--- its rate is all regained, where these are limited.
+-- its rate is all regained, where these are limited. A key that is in the way closes no gate: something
+-- may have been taken already.
 local function gate(q, facet, set)
   if set.paused == 1 then
     return 1, -1
   end
   local held = q.holding and q.holding[facet]
-    or q.holds > 0 and tonumber(redis.call("ZSCORE", q.timers, "h" .. facet))
+    or q.holds > 0 and tonumber(redis.pcall("ZSCORE", q.timers, "h" .. facet))
   if held and held > now then
     return 2, held
   end
   local load, full
   if set.most_leased then
-    load = (tonumber(redis.call("HGET", q.held, facet)) or 0) + (q.loads[facet] or 0)
+    load = (tonumber(redis.pcall("HGET", q.held, facet)) or 0) + (q.loads[facet] or 0)
     if load >= set.most_leased then
       return 3, -1, load
     end
   end
   if set.rate then
-    full = tonumber(redis.call("ZSCORE", q.timers, "t" .. facet)) or 0
+    full = tonumber(redis.pcall("ZSCORE", q.timers, "t" .. facet)) or 0
     local most = now + set.burst * set.period / set.rate
     if full > most + 1 then -- Its rate was raised.
       full = most
@@ -268,9 +269,10 @@ local function close(q)
   for facet, cost in next, q.charges or NONE do
     local step, found = cost * TURN / (settings(q, { facet })[1].weight or 1), false
     for _, set in ipairs({ q.ready, q.parked, q.idle }) do
-      local turn = redis.call("ZSCORE", set, facet)
-      if turn then
-        found = write("ZADD", set, { turn + step, facet })
+      local turn = tonumber(redis.call("ZSCORE", set, facet))
+      if turn then -- What was charged before the clock began anew is not owed any more.
+        local least = step < 0 and math.min(turn, 0) or turn
+        found = write("ZADD", set, { math.max(turn + step, least), facet })
       end
     end
     if not found and step > 0 and q.facets + q.aside > 0 then
@@ -355,7 +357,7 @@ local function close(q)
     write("HDEL", q.held, unset)
   end
   if q.trims then
-    q.trims(q)
+    pcall(q.trims, q) -- A key in its way costs no message.
   end
   q.leases, q.loads, q.returned, q.appended, q.dirty = {}, {}, NONE, NONE, false
   q.parking, q.resuming, q.untimed, q.timed = nil, nil, nil, nil
@@ -380,7 +382,7 @@ local function close(q)
     redis.call("ZADD", q.wake, 0, "marker")
     q.marked = true
   elseif q.marked and q.moved and not servable and not q.alarm then
-    local first = q.looked and NONE or redis.call("ZRANGE", q.timers, 0, 3, "WITHSCORES")
+    local first = q.looked and NONE or redis.call("ZRANGE", q.timers, 0, 15, "WITHSCORES")
     for i = 1, #first, 2 do
       if first[i]:find("^[hrs]") and first[i + 1] - now < WINDOW then
         return -- It is there for that.

@@ -2,8 +2,9 @@
 -- Lets dead letters join the end of their facets again, as if they were delivered now: one, those of a
 -- facet, or all, a part of them at each call.
 --
--- Returns how many, and whether there may be more.
--- Errors: NOQUEUE when the queue holds nothing and is not registered.
+-- Returns how many.
+-- Errors: NOQUEUE when the queue holds nothing and is not registered; when none can be moved, that of the
+-- key that is in the way.
 -- Parts: life, letters.
 local name = ARGV[2] -- of the queue
 local facet = ARGV[3] -- "" for all
@@ -17,18 +18,18 @@ if none then
 end
 local failed
 local alive = life()
-local count, more = letters_of(q, facet, id, most, function(of, letter)
+local count = letters_of(q, facet, id, most, function(of, letter)
   local from, at = letter:match("^%d+ %d+ (%d+) ()")
   local message = from and letter:sub(at + from) or ""
   local m = alive.split(message)
   local text = message
   if m then -- Its attempts, crashes, and the time at which it expired are those of its former life.
     m.attempts, m.crashes, m.since = 0, 0, string.format("%.0f", now)
-    m.more = m.more:gsub(",x%d+", "")
+    m.more = m.more:gsub(",[xd]%d+", "")
     text = alive.join(m, message)
   end
   local refused = alive.put(q, "appended", of, text)
   failed = refused or failed
   return not refused
 end)
-return count == 0 and failed or { count, more and 1 or 0 }
+return count == 0 and failed or count

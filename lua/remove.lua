@@ -38,7 +38,8 @@ while looked < most and bytes < MOST_BYTES do
         q.untimed = not due_next and { "s" .. facet } or nil
         add(q, "commands", { "HINCRBY", q.clock, "delayed", -1 })
       else
-        redis.call("LREM", key, -1, message)
+        local nearer = 2 * (from + looked) > redis.call("LLEN", key) and 1 or -1
+        redis.call("LREM", key, nearer, message)
         q.waiting = q.waiting - 1
         if redis.call("LLEN", key) == 0 then
           drain(q, facet)

@@ -214,7 +214,7 @@ impl<T> Broker<T> {
     {
         let ready = messages.into_iter().map(|message| self.form.ready(message.into(), &self.core));
         let ready: Vec<_> = ready.collect::<Result<_, _>>()?;
-        deliver(&self.core, &ready, true).await
+        deliver(&self.core, &ready).await
     }
 
     /// Hears live what is delivered from now on to topics that `glob` matches, on any queue or on

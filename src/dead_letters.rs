@@ -6,6 +6,7 @@ use std::{
 };
 
 use redis::Value;
+use tracing::warn;
 
 use crate::{
     Cursor, Error, Headers, MessageId, Undecodable,
@@ -121,7 +122,11 @@ impl<T> DeadLetters<T> {
         let next: String = read(values.next().unwrap_or(Value::Nil))?;
         let mut page = Vec::with_capacity(values.len() / 2);
         while let (Some(_id), Some(raw)) = (values.next(), values.next()) {
-            page.extend(self.letter(&read::<Vec<u8>>(raw)?));
+            match self.letter(&read::<Vec<u8>>(raw)?) {
+                Ok(letter) => page.push(letter),
+                // Somebody else has put it there: it shall not hide the others.
+                Err(error) => warn!(target: "fairlane", queue = &*self.queue, %error, "left out"),
+            }
         }
         Ok((page, Some(next).filter(|next| !next.is_empty()).map(|at| Cursor { set: 1, at })))
     }
@@ -138,7 +143,7 @@ impl<T> DeadLetters<T> {
     }
 
     /// Lets all of them join the ends of their facets again, in steps of 250: of each facet as many
-    /// as of every other. Returns how many.
+    /// as of every other. Returns how many. How many may wait is not asked: they were let in before.
     ///
     /// # Errors
     /// As for [`redrive_one`](Self::redrive_one), but for `NoSuchMessage`. What was moved before the
@@ -164,7 +169,7 @@ impl<T> DeadLetters<T> {
     }
 
     async fn one(&self, script: &Script, id: MessageId) -> Result<()> {
-        match self.step(script, &id.to_string()).await?.0 {
+        match self.step(script, &id.to_string()).await? {
             0 => Err(Error::NoSuchMessage(id)),
             _ => Ok(()),
         }
@@ -173,15 +178,15 @@ impl<T> DeadLetters<T> {
     async fn all(&self, script: &Script) -> Result<u64> {
         let mut count = 0;
         loop {
-            let (some, more) = self.step(script, "").await?;
-            count += some;
-            if more == 0 {
-                return Ok(count);
+            // The last one moves nothing, or says what is in the way.
+            match self.step(script, "").await? {
+                0 => return Ok(count),
+                some => count += some,
             }
         }
     }
 
-    async fn step(&self, script: &Script, id: &str) -> Result<(u64, u8)> {
+    async fn step(&self, script: &Script, id: &str) -> Result<u64> {
         let facet = self.check()?;
         let mut command = self.core.command(script, &[&self.queue]);
         command.arg(&*self.queue).arg(facet).arg(id).arg(MOST_OF_A_STEP);

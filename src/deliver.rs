@@ -1,6 +1,6 @@
 //! Deliver: the messages of a call go out in parts, each of them one script.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use redis::Value;
 use tokio::time::Instant;
@@ -45,21 +45,45 @@ pub(crate) async fn deliver_one(core: &Arc<Core>, message: Ready) -> Result<Rece
 }
 
 async fn together(core: Arc<Core>, callers: Vec<(Ready, Reply<Result<Receipt>>)>) {
-    let (messages, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let alone = messages.len() == 1;
-    let (delivered, mut failed) = match deliver(&core, &messages, alone).await {
-        Ok(receipts) => (receipts, None),
-        Err(Error::Interrupted { delivered, source }) => (delivered, Some(*source)),
-        Err(error) => (Vec::new(), Some(error)),
+    let (mut messages, mut replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
+    let (delivered, mut failed) = loop {
+        match deliver_or_refuse(&core, &messages).await {
+            Ok(receipts) => break (receipts, None),
+            Err(Failed { delivered, error, refused })
+                if refused.is_empty() || messages.len() == 1 =>
+            {
+                break (delivered, Some(error));
+            }
+            // Those that are refused hear of it, and are counted. The others go on without them.
+            Err(Failed { delivered, mut refused, .. }) => {
+                let from = delivered.len();
+                let (mut left, mut waiting) = (Vec::new(), Vec::new());
+                let mut delivered = delivered.into_iter();
+                for (place, (message, reply)) in messages.into_iter().zip(replies).enumerate() {
+                    if let Some(receipt) = delivered.next() {
+                        reply.give(Ok(receipt));
+                    } else if let Some(error) = refused.remove(&(place - from)) {
+                        reply.give(Err(error));
+                    } else {
+                        left.push(message);
+                        waiting.push(reply);
+                    }
+                }
+                (messages, replies) = (left, waiting);
+                if messages.is_empty() {
+                    return;
+                }
+            }
+        }
     };
+    let alone = messages.len() == 1;
     let mut delivered = delivered.into_iter();
     for (message, reply) in messages.iter().zip(replies) {
         reply.give(match (delivered.next(), &failed) {
             (Some(receipt), _) => Ok(receipt),
             // One is not refused for another's fault.
             (None, Some(error)) if error.is_of_one() && !alone => {
-                let again =
-                    deliver(&core, std::slice::from_ref(message), true).await.and_then(only);
+                let again = deliver(&core, std::slice::from_ref(message)).await.and_then(only);
                 if again.as_ref().is_err_and(|error| !error.is_of_one()) {
                     failed = Some(Error::not_made());
                 }
@@ -75,47 +99,57 @@ fn only(mut receipts: Vec<Receipt>) -> Result<Receipt> {
     receipts.pop().ok_or_else(|| unexpected("a delivery without a receipt"))
 }
 
-/// Delivers messages in their order. The first part that fails stops the rest. `counts`: whether one
-/// that is refused is counted, and not tried again alone.
-pub(crate) async fn deliver(core: &Core, messages: &[Ready], counts: bool) -> Result<Vec<Receipt>> {
+/// Why a delivery ended before all was delivered.
+struct Failed {
+    delivered: Vec<Receipt>,
+    error: Error,
+    /// The messages of the part that failed that were refused, by their places in it.
+    refused: BTreeMap<usize, Error>,
+}
+
+/// Delivers messages in their order. The first part that fails stops the rest.
+pub(crate) async fn deliver(core: &Core, messages: &[Ready]) -> Result<Vec<Receipt>> {
+    deliver_or_refuse(core, messages).await.map_err(|Failed { delivered, error, .. }| {
+        match delivered.is_empty() {
+            true => error,
+            false => Error::Interrupted { delivered, source: Box::new(error) },
+        }
+    })
+}
+
+async fn deliver_or_refuse(core: &Core, messages: &[Ready]) -> Result<Vec<Receipt>, Failed> {
     let mut delivered = Vec::with_capacity(messages.len());
     while delivered.len() < messages.len() {
-        if let Err(error) = part(core, &messages[delivered.len()..], counts, &mut delivered).await {
-            return Err(match delivered.is_empty() {
-                true => error,
-                false => Error::Interrupted { delivered, source: Box::new(error) },
-            });
+        match part(core, &messages[delivered.len()..]).await {
+            Ok(receipts) => delivered.extend(receipts),
+            Err((error, refused)) => return Err(Failed { delivered, error, refused }),
         }
     }
     Ok(delivered)
 }
 
+/// Why a part was not delivered, and which of its messages were refused.
+type Undelivered = (Error, BTreeMap<usize, Error>);
+
 /// Delivers as many of the messages as fit into one script, at least one.
-async fn part(
-    core: &Core,
-    messages: &[Ready],
-    counts: bool,
-    delivered: &mut Vec<Receipt>,
-) -> Result<()> {
+async fn part(core: &Core, messages: &[Ready]) -> Result<Vec<Receipt>, Undelivered> {
     let end = core.connection.end();
     let mut routes = core.routes();
     let mut pause = Pause::default();
     let mut reloaded = false;
+    let failed = |error| (error, BTreeMap::new());
     loop {
-        match send(core, messages, counts, &routes, end).await {
-            Ok(receipts) => {
-                delivered.extend(receipts);
-                return Ok(());
-            }
-            Err(Error::Server { code, cause }) if code == "STALE" => {
+        match send(core, messages, &routes, end).await {
+            Err((Error::Server { code, cause }, _)) if code == "STALE" => {
                 // Once is the rule. They may change again and again.
                 if reloaded && !pause.before(end).await {
-                    return Err(Error::NotSent(cause));
+                    return Err(failed(Error::NotSent(cause)));
                 }
                 reloaded = true;
-                routes = core.load_routes(Some(&routes), end).await.map_err(not_delivered)?;
+                let loaded = core.load_routes(Some(&routes), end).await;
+                routes = loaded.map_err(|error| failed(not_delivered(error)))?;
             }
-            Err(error) => return Err(error),
+            sent => return sent,
         }
     }
 }
@@ -131,10 +165,9 @@ fn not_delivered(error: Error) -> Error {
 async fn send(
     core: &Core,
     messages: &[Ready],
-    counts: bool,
     routes: &Routes,
     end: Instant,
-) -> Result<Vec<Receipt>> {
+) -> Result<Vec<Receipt>, Undelivered> {
     let mut matched: Vec<Arc<[String]>> = Vec::new();
     let (mut writes, mut bytes) = (0, 0);
     for message in messages {
@@ -148,7 +181,7 @@ async fn send(
     }
     let places = Places::of(matched.iter().flat_map(|queues| queues.iter()).map(String::as_str));
     let mut command = core.command(&scripts::DELIVER, places.queues());
-    command.arg(&routes.version).arg(&core.keys.channel).arg(u8::from(counts));
+    command.arg(&routes.version).arg(&core.keys.channel);
     let messages = &messages[..matched.len()];
     for (message, matched) in messages.iter().zip(&matched) {
         let to: Vec<_> = matched.iter().map(|queue| places.place(queue).to_string()).collect();
@@ -160,7 +193,12 @@ async fn send(
     let repeat = if keyed { Repeat::Safe } else { Repeat::Never };
     let reply = core.call_until(&scripts::DELIVER, &command, repeat, end).await;
     let reply = reply.map_err(|error| refused(error, messages, &places))?;
-    let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
+    receipts(reply.value, matched).map_err(|error| (error, BTreeMap::new()))
+}
+
+/// Reads what became of messages.
+fn receipts(reply: Value, matched: Vec<Arc<[String]>>) -> Result<Vec<Receipt>> {
+    let mut values = read::<Vec<Value>>(reply)?.into_iter();
     let first: u64 = read(values.next().unwrap_or(Value::Nil))?;
     let ids = (first..).map(MessageId);
     ids.zip(matched).zip(values).map(|((id, queues), value)| receipt(id, queues, value)).collect()
@@ -183,23 +221,26 @@ fn receipt(id: MessageId, queues: Arc<[String]>, value: Value) -> Result<Receipt
     Ok(Receipt { id: MessageId(id), queues, listeners, duplicate: true })
 }
 
-/// Gives the names to a refusal, which has their numbers.
-fn refused(error: Error, messages: &[Ready], places: &Places<'_>) -> Error {
-    let Error::Server { code, cause } = &error else { return error };
-    if code != "REFUSED" {
-        return error;
+/// Gives the names to a refusal, which has their numbers: four for each message and queue.
+fn refused(error: Error, messages: &[Ready], places: &Places<'_>) -> Undelivered {
+    let mut refused = BTreeMap::new();
+    if let Error::Server { code, cause } = &error
+        && code == "REFUSED"
+    {
+        let said: Vec<usize> =
+            cause.detail().split(' ').filter_map(|number| number.parse().ok()).collect();
+        for said in said.chunks_exact(4) {
+            let (place, why) = (said[0].wrapping_sub(1), said[2]);
+            let queue = places.queues().get(said[1].wrapping_sub(1));
+            let (Some(message), Some(queue)) = (messages.get(place), queue) else { continue };
+            let why = match why {
+                1 => Refusal::IntakePaused,
+                _ => Refusal::TooManyWaiting { most: said[3] as u64 },
+            };
+            let (queue, facet) = (Arc::from(*queue), message.facet.clone());
+            refused.entry(place).or_insert(Error::Refused { queue, facet, why });
+        }
     }
-    let said: Vec<usize> =
-        cause.detail().split(' ').filter_map(|number| number.parse().ok()).collect();
-    let [message, place, why, most] = said[..] else { return error };
-    let (Some(message), Some(queue)) =
-        (messages.get(message.wrapping_sub(1)), places.queues().get(place.wrapping_sub(1)))
-    else {
-        return error;
-    };
-    let why = match why {
-        1 => Refusal::IntakePaused,
-        _ => Refusal::TooManyWaiting { most: most as u64 },
-    };
-    Error::Refused { queue: (*queue).into(), facet: message.facet.clone(), why }
+    let first = refused.values().next().cloned();
+    (first.unwrap_or(error), refused)
 }

@@ -153,7 +153,8 @@ impl<T> Delivery<T> {
     /// turn of its facet moves by what was charged too little or too much when it was leased.
     ///
     /// So a tenant whose messages are ten times as dear gets a tenth as many. Give
-    /// [`Message::cost`](crate::Message::cost) what you expect: until the ack that is what counts.
+    /// [`Message::cost`](crate::Message::cost) what you expect: until the ack that is what counts, and
+    /// who was charged too much is served before others until that is made up for.
     ///
     /// # Errors
     /// As for [`ack`](Self::ack), and [`Invalid`](crate::Error::Invalid) for another cost.

@@ -17,12 +17,14 @@ use crate::{
     keys::check_name,
     random::share,
     scripts,
-    stats::{MOST_FACETS, facet_names, stats},
+    stats::{facet_names, stats},
 };
 
-/// How often a queue that is in service is counted: what differs each time by the same is wrong.
+/// How often a large queue that is in service is counted, until nothing was done meanwhile.
 const COUNTS: usize = 5;
 
+/// The most facets or leases that one call examines, each with up to 250 messages.
+const MOST_OF_A_CALL: usize = 4;
 /// The most facets and leases of a queue that is counted at one moment.
 const MOST_AT_ONCE: usize = 1000;
 
@@ -117,7 +119,7 @@ pub enum Finding {
     /// A count is not what there is.
     #[error("{kept} `{what}` are counted{}, and {there} are there", of(facet.as_ref()))]
     Count {
-        /// `waiting`, `delayed`, `holds`, or `held`, which are leased.
+        /// `waiting`, `delayed`, `leased`, or `holds`.
         what: &'static str,
         /// Of which facet; none for all.
         facet: Option<String>,
@@ -165,7 +167,7 @@ pub(crate) async fn examine(core: &Core, queue: &Arc<str>, mends: bool) -> Resul
     if mends {
         doctor.walk(true, &mut findings).await?;
     }
-    let mut wrong: Option<BTreeMap<Counted, (i64, i64)>> = None;
+    let mut wrong = BTreeMap::new();
     for count in 0..COUNTS {
         if count > 0 {
             // Not in step with what is done meanwhile.
@@ -173,30 +175,16 @@ pub(crate) async fn examine(core: &Core, queue: &Arc<str>, mends: bool) -> Resul
         }
         let before = stats(core, queue).await?;
         let there = doctor.walk(false, &mut findings).await?;
+        if let Some((there, kept)) = doctor.at_once(&there.names).await? {
+            wrong = there.wrong(&kept);
+            break;
+        }
         let after = stats(core, queue).await?;
-        let quiet = before == after;
-        let differ = match doctor.at_once(&there.names).await? {
-            Some((there, kept)) => {
-                wrong = Some(there.wrong(&kept));
-                break;
-            }
-            None => there.wrong(&after),
-        };
-        wrong = Some(match wrong {
-            // What differs by the same each time.
-            Some(mut before) if !quiet => {
-                before.retain(|what, (there, kept)| {
-                    differ.get(what).is_some_and(|(now, is)| now - is == *there - *kept)
-                });
-                before
-            }
-            _ => differ,
-        });
-        if quiet || wrong.as_ref().is_some_and(BTreeMap::is_empty) {
+        if before == after {
+            wrong = there.wrong(&after);
             break;
         }
     }
-    let wrong = wrong.unwrap_or_default();
     if mends {
         doctor.mend(&wrong).await?;
     }
@@ -243,13 +231,13 @@ impl There {
     /// What is not as the counts have it: what there is, and what is counted.
     fn wrong(self, kept: &Stats) -> BTreeMap<Counted, (i64, i64)> {
         let all: i64 = self.held.values().map(|(there, _)| there).sum();
-        let facets = self.held.into_iter().map(|(facet, both)| (("held", Some(facet)), both));
+        let facets = self.held.into_iter().map(|(facet, both)| (("leased", Some(facet)), both));
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let of_all = [
             (("waiting", None), (self.waiting, signed(kept.waiting))),
             (("delayed", None), (self.delayed, signed(kept.delayed))),
             (("holds", None), (self.holds, signed(kept.holds))),
-            (("held", None), (all, signed(kept.leased))),
+            (("leased", None), (all, signed(kept.leased))),
         ];
         facets.chain(of_all).filter(|(_, (there, kept))| there != kept).collect()
     }
@@ -352,7 +340,7 @@ impl Doctor<'_> {
         findings: &mut BTreeSet<Finding>,
         there: &mut There,
     ) -> Result<()> {
-        for names in names.chunks(MOST_FACETS) {
+        for names in names.chunks(MOST_OF_A_CALL) {
             for seen in self.look(mends, "facet", "0", names, findings).await?.there {
                 there.add_facet(Value::Array(seen))?;
             }
@@ -367,7 +355,7 @@ impl Doctor<'_> {
         findings: &mut BTreeSet<Finding>,
         there: &mut There,
     ) -> Result<()> {
-        for names in names.chunks(4) {
+        for names in names.chunks(MOST_OF_A_CALL) {
             for seen in self.look(mends, "lease", "0", names, findings).await?.there {
                 there.add_lease(Value::Array(seen))?;
             }
@@ -414,7 +402,8 @@ impl Doctor<'_> {
     /// Adds to the counts what they lack. It counts what is done meanwhile, too.
     async fn mend(&self, wrong: &BTreeMap<Counted, (i64, i64)>) -> Result<()> {
         for ((what, facet), (there, kept)) in wrong {
-            let mut field = what.as_bytes().to_vec();
+            // How the script names it.
+            let mut field = if *what == "leased" { "held" } else { *what }.as_bytes().to_vec();
             field.extend_from_slice(facet.as_deref().unwrap_or_default());
             self.count(&field, there - kept).await?;
         }

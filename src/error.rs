@@ -126,7 +126,7 @@ pub enum Refusal {
     },
 }
 
-/// What the caller gave is wrong; found before anything is sent.
+/// What the caller gave is wrong; found before anything is written.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Invalid {
@@ -291,9 +291,7 @@ impl Error {
     /// a key that is in the way, or that the user may not touch; a lease that has ended.
     pub(crate) fn is_of_one(&self) -> bool {
         match self {
-            Self::WrongType(_) | Self::Denied(_) | Self::LeaseLost(_) | Self::Refused { .. } => {
-                true
-            }
+            Self::WrongType(_) | Self::Denied(_) | Self::LeaseLost(_) => true,
             Self::Server { code, .. } => code == "ERR" || code == "RECORD",
             _ => false,
         }

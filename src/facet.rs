@@ -48,7 +48,7 @@ impl Facet {
     /// queue has no valid name; [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not
     /// registered and holds nothing.
     pub async fn configure(&self, change: impl FnMut(&mut FacetSettings) + Send) -> Result<()> {
-        self.whose(true)?.configure(change).await
+        self.whose(true)?.configure(false, change).await
     }
 
     /// What is set of it: nothing of what it has from its queue.
@@ -78,7 +78,7 @@ impl Facet {
     /// [`Invalid`](crate::Error::Invalid) when the facet or the queue has no valid name;
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) while the queue is being destroyed.
     pub async fn pause(&self) -> Result<()> {
-        self.whose(false)?.configure(|facet: &mut FacetSettings| facet.paused = true).await
+        self.whose(false)?.configure(false, |facet: &mut FacetSettings| facet.paused = true).await
     }
 
     /// Serves it again, from its turn where that is still ahead of what was served meanwhile,
@@ -87,7 +87,7 @@ impl Facet {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn resume(&self) -> Result<()> {
-        self.whose(false)?.configure(|facet: &mut FacetSettings| facet.paused = false).await
+        self.whose(false)?.configure(false, |facet: &mut FacetSettings| facet.paused = false).await
     }
 
     /// Refuses what is delivered to it until its intake is resumed: of such a delivery nothing is
@@ -97,7 +97,9 @@ impl Facet {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn pause_intake(&self) -> Result<()> {
-        self.whose(false)?.configure(|facet: &mut FacetSettings| facet.intake_paused = true).await
+        self.whose(false)?
+            .configure(false, |facet: &mut FacetSettings| facet.intake_paused = true)
+            .await
     }
 
     /// Takes deliveries again.
@@ -105,7 +107,9 @@ impl Facet {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn resume_intake(&self) -> Result<()> {
-        self.whose(false)?.configure(|facet: &mut FacetSettings| facet.intake_paused = false).await
+        self.whose(false)?
+            .configure(false, |facet: &mut FacetSettings| facet.intake_paused = false)
+            .await
     }
 
     /// Drops what waits of it, and what is delayed, and returns how many messages that was. What is
@@ -125,7 +129,8 @@ impl Facet {
     }
 
     /// Drops one message of it that waits, or is delayed. It looks through these in steps of 500,
-    /// the last ones first, while they are served.
+    /// the last ones first, while they are served. (To take one out of the middle of a million takes
+    /// Redis some milliseconds.)
     ///
     /// # Errors
     /// [`NoSuchMessage`](crate::Error::NoSuchMessage) when it is not there: leased, settled, dead,

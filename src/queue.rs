@@ -113,7 +113,9 @@ impl<T: Send + 'static> Queue<T> {
     /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have;
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) while the queue is being destroyed.
     pub async fn pause(&self) -> Result<()> {
-        self.whose(false)?.configure(|queue: &mut QueueSettings| queue.facets.paused = true).await
+        self.whose(false)?
+            .configure(false, |queue: &mut QueueSettings| queue.facets.paused = true)
+            .await
     }
 
     /// Serves this queue again. Workers that wait wake up.
@@ -121,7 +123,9 @@ impl<T: Send + 'static> Queue<T> {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn resume(&self) -> Result<()> {
-        self.whose(false)?.configure(|queue: &mut QueueSettings| queue.facets.paused = false).await
+        self.whose(false)?
+            .configure(false, |queue: &mut QueueSettings| queue.facets.paused = false)
+            .await
     }
 
     /// Refuses all that is delivered to this queue until its intake is resumed: of such a delivery
@@ -132,7 +136,7 @@ impl<T: Send + 'static> Queue<T> {
     /// As for [`pause`](Self::pause).
     pub async fn pause_intake(&self) -> Result<()> {
         let paused = |queue: &mut QueueSettings| queue.facets.intake_paused = true;
-        self.whose(false)?.configure(paused).await
+        self.whose(false)?.configure(false, paused).await
     }
 
     /// Takes deliveries again.
@@ -141,7 +145,7 @@ impl<T: Send + 'static> Queue<T> {
     /// As for [`pause`](Self::pause).
     pub async fn resume_intake(&self) -> Result<()> {
         let resumed = |queue: &mut QueueSettings| queue.facets.intake_paused = false;
-        self.whose(false)?.configure(resumed).await
+        self.whose(false)?.configure(false, resumed).await
     }
 
     /// Changes the settings of this queue, and the defaults of its facets: reads them, lets `change`
@@ -150,7 +154,7 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// They hold at once, until they are changed again, with the queue registered or not. What
     /// limits facets is decided on anew for all that have messages waiting, in steps of about a
-    /// hundred.
+    /// hundred: should this be dropped or fail before that is done, call it again.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -171,7 +175,7 @@ impl<T: Send + 'static> Queue<T> {
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
     /// nothing.
     pub async fn configure(&self, change: impl FnMut(&mut QueueSettings) + Send) -> Result<()> {
-        self.whose(true)?.configure(change).await
+        self.whose(true)?.configure(true, change).await
     }
 
     /// What is set of this queue.
@@ -251,8 +255,9 @@ impl<T: Send + 'static> Queue<T> {
     /// facet, lease, timer, dead letter and count is as it must be. Returns what is broken; nothing
     /// is the good case.
     ///
-    /// It goes through all keys of the Redis database, 1,000 a step. What is counted is compared when
-    /// nothing was done meanwhile; in a busy queue, what differs by the same three times is reported.
+    /// It goes through all keys of the Redis database, 1,000 a step. What is counted is compared at one
+    /// moment where the queue has few facets and leases, up to 1,000; of a larger one when nothing was
+    /// done meanwhile, and not while it is never quiet.
     ///
     /// # Errors
     /// As for [`peek`](Self::peek).

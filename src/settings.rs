@@ -58,7 +58,8 @@ impl Rate {
         Self { count, period, burst: 1 }
     }
 
-    /// How many may be served at once after a time with none. Defaults to 1.
+    /// How many may be served at once after a time with none. Defaults to 1. Redis counts in
+    /// milliseconds: of more than 1,000 in a second, those of one millisecond come at once.
     pub fn burst(mut self, burst: u32) -> Self {
         self.burst = burst;
         self
@@ -344,41 +345,53 @@ impl Whose<'_> {
     }
 
     /// Changes settings: reads them, and writes them as they shall be, unless somebody else has
-    /// changed them meanwhile; then once more.
-    pub(crate) async fn configure<S: Settings>(self, mut change: impl FnMut(&mut S)) -> Result<()> {
+    /// changed them meanwhile; then once more. `decides`: whether all facets are decided on anew that
+    /// they may concern; who broke off before that is done calls again.
+    pub(crate) async fn configure<S: Settings>(
+        self,
+        decides: bool,
+        mut change: impl FnMut(&mut S),
+    ) -> Result<()> {
+        let mut began = None;
         loop {
             let known = self.text().await?;
             let mut settings = S::parse(&known);
             change(&mut settings);
             settings.check()?;
             let wanted = settings.text();
-            if known == wanted || self.write(&known, &wanted).await? {
-                return Ok(());
+            let mut page = String::from("p0");
+            if known != wanted {
+                match self.write(&known, &wanted, "").await? {
+                    Some(next) => page = next,
+                    None => {
+                        // Or the answer was lost: then they are as they shall be, next time.
+                        began.get_or_insert(known);
+                        continue;
+                    }
+                }
             }
+            let before = began.as_ref().unwrap_or(&known);
+            while decides && page != "0" {
+                page = self.write(before, &wanted, &page).await?.unwrap_or_else(|| "0".into());
+            }
+            return Ok(());
         }
     }
 
-    /// Writes settings, and lets all facets that they concern be decided on anew; or returns that
-    /// they are not those that were read.
-    async fn write(self, known: &str, wanted: &str) -> Result<bool> {
-        let mut page = String::new();
-        while page != "0" {
-            let mut command = self.core.command(&scripts::CONFIGURE, &[self.queue]);
-            command.arg(&**self.queue).arg(self.facet).arg(u8::from(self.must));
-            command.arg(known).arg(wanted).arg(&page);
-            let reply = self.core.call(&scripts::CONFIGURE, &command, Repeat::Safe).await;
-            let reply = reply.map_err(|error| error.of(self.queue))?;
-            let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
-            let mut next = || values.next().ok_or_else(|| unexpected("settings without a page"));
-            if read::<u8>(next()?)? == 1 {
-                page = read(next()?)?;
-            } else if reply.repeated && page.is_empty() && self.text().await? == wanted {
-                page = "p0".into(); // The first try has written them.
-            } else {
-                return Ok(false);
-            }
+    /// Writes settings, or decides on a page of facets. Returns where the next page begins; none
+    /// when they are not those that were read.
+    async fn write(self, known: &str, wanted: &str, page: &str) -> Result<Option<String>> {
+        let mut command = self.core.command(&scripts::CONFIGURE, &[self.queue]);
+        command.arg(&**self.queue).arg(self.facet).arg(u8::from(self.must));
+        command.arg(known).arg(wanted).arg(page);
+        let reply = self.core.call(&scripts::CONFIGURE, &command, Repeat::Safe).await;
+        let reply = reply.map_err(|error| error.of(self.queue))?;
+        let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
+        let mut next = || values.next().ok_or_else(|| unexpected("settings without a page"));
+        match read::<u8>(next()?)? {
+            1 => Ok(Some(read(next()?)?)),
+            _ => Ok(None),
         }
-        Ok(true)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
 /// The most messages that a peek shows.
 const MOST_PEEKED: usize = 250;
 /// The most facets that one script looks at: a page has more where Redis keeps them in one piece.
-pub(crate) const MOST_FACETS: usize = 100;
+const MOST_FACETS: usize = 100;
 
 /// What a queue has now, and what it had since its beginning, in messages; made by
 /// [`Queue::stats`](crate::Queue::stats).
@@ -58,7 +58,8 @@ pub struct Stats {
     pub acked: u64,
     /// Given back: nacked, failed, held, of a lease that ended, or of a call that nobody waited for.
     pub came_back: u64,
-    /// Calls of deliver that were refused, for the intake or the limit of a facet.
+    /// Messages that were refused, for the intake or the limit of their facet. What was refused with
+    /// them, because it was delivered in one call, is not among them.
     pub refused: u64,
     /// Messages that had expired when their turn came.
     pub expired: u64,
@@ -88,7 +89,7 @@ pub struct FacetStats {
     /// 0.001 to 1000; 1 where none was set.
     pub weight: f64,
     /// Its place among the others, where it has one: of those that are ready, the lowest is served
-    /// next. A message of it adds 1 divided by its weight.
+    /// next. A message of it adds its cost divided by its weight.
     pub turn: Option<f64>,
     /// How long ago its foremost message was delivered, by the clock of Redis; none when nothing
     /// waits.
@@ -123,7 +124,7 @@ pub enum Gate {
     Paused,
     /// [`hold_facet`](crate::Delivery::hold_facet) was called, and holds until then, by the clock of
     /// Redis.
-    Held {
+    OnHold {
         /// In whole milliseconds.
         until: SystemTime,
     },
@@ -306,7 +307,7 @@ pub(crate) async fn look_at<Name: AsRef<[u8]>>(
             _ if waiting == 0 => Some(Gate::Empty),
             _ if queue_paused == 1 => Some(Gate::QueuePaused),
             1 => Some(Gate::Paused),
-            2 => Some(Gate::Held { until }),
+            2 => Some(Gate::OnHold { until }),
             3 => Some(Gate::AtLimit { most: settings.max_leased.unwrap_or_default() }),
             4 => Some(Gate::OutOfRate { until }),
             _ => None,

@@ -3,13 +3,14 @@
 -- Makes what examines a queue. Each of its functions says what is broken with found(code, name, more),
 -- and gathers what mends it.
 local function examine(q, found)
-  local function facet(name)
+  local function facet(name, counts)
     local waiting = tonumber(redis.pcall("LLEN", q.list .. name)) or 0
     local ready = redis.call("ZSCORE", q.ready, name)
     local parked = redis.call("ZSCORE", q.parked, name)
     local closed, opens = gate(q, name, settings(q, { name })[1])
     local opening = redis.call("ZSCORE", q.timers, "r" .. name)
       or redis.call("ZSCORE", q.timers, "h" .. name)
+    opening = opening and (closed or tonumber(opening) <= now)
     if waiting > 0 and not ready and not parked then
       found("unlisted", name)
       comes(q, name, "coming")
@@ -40,7 +41,7 @@ local function examine(q, found)
       add(q, "timed", due, "s" .. name)
     end
     local oldest
-    for _, id in ipairs(redis.call("ZRANGE", q.died_of .. name, 0, 249)) do
+    for _, id in ipairs(counts and NONE or redis.call("ZRANGE", q.died_of .. name, 0, 249)) do
       if redis.call("HEXISTS", q.letters, id) == 0 then
         found("ghost", name, id)
         add(q, "commands", { "ZREM", q.died_of .. name, id })
@@ -48,7 +49,7 @@ local function examine(q, found)
         oldest = oldest or redis.call("ZSCORE", q.died_of .. name, id)
       end
     end
-    if oldest ~= (redis.call("ZSCORE", q.dead, name) or nil) then
+    if not counts and oldest ~= (redis.call("ZSCORE", q.dead, name) or nil) then
       found("grave", name)
       add(q, "commands", oldest and { "ZADD", q.dead, oldest, name } or { "ZREM", q.dead, name })
     end
@@ -107,7 +108,8 @@ local function examine(q, found)
   local function all(names)
     local facets, leases, timers, once = {}, {}, {}, { [""] = true }
     local listed = redis.call("HLEN", q.held) + redis.call("ZCARD", q.timers)
-    if listed + redis.call("ZCARD", q.ready) + redis.call("ZCARD", q.parked) > 1000 then
+    listed = listed + redis.call("ZCARD", q.ready) + redis.call("ZCARD", q.parked)
+    if listed + (tonumber(redis.call("HGET", q.held, "")) or 0) > 1000 then
       return { {}, {}, {}, {} }
     end
     local named = redis.call("HKEYS", q.held)
@@ -132,7 +134,7 @@ local function examine(q, found)
       end
     end
     for _, name in ipairs(named) do
-      facets[#facets + 1] = not once[name] and facet(name) or nil
+      facets[#facets + 1] = not once[name] and facet(name, true) or nil
       once[name] = true
     end
     local counts = redis.call("HMGET", q.clock, "waiting", "delayed", "holds")

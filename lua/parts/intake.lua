@@ -11,9 +11,9 @@ local function manner(text, queues)
     if not q then
       q = open(place)
       -- What each facet gets; the facets in turn, and how many of them have it. Where something is set,
-      -- the first message of each, and how many waited then.
+      -- the numbers of their messages, waiting and delayed, and how many wait then.
       q.piles, q.named, q.written, queues[place] = {}, {}, 0, q
-      q.firsts, q.lengths = q.configured and {}, q.configured and {}
+      q.numbers, q.lengths = q.configured and {}, q.configured and {}
     end
     how[#how + 1], how.closed = q, how.closed or q.closed
     how.configured = how.configured or q.configured
@@ -31,7 +31,9 @@ local function manner(text, queues)
     how.more = how.more .. string.format(",x%.0f", now + how.x)
   end
   local at = how.d and now + how.d or how.a
-  how.at = at and at > now and at or nil
+  if at and at > now then
+    how.at, how.more = at, how.more .. string.format(",d%.0f", at)
+  end
   return how
 end
 
@@ -41,7 +43,9 @@ local function pile(how, facet, message, n)
   for i = 1, #how do
     local q = how[i]
     if q.configured then
-      q.firsts[facet] = q.firsts[facet] or n
+      local numbers = q.numbers[facet] or { waiting = {}, delayed = {} }
+      local list = how.at and numbers.delayed or numbers.waiting
+      q.numbers[facet], list[#list + 1] = numbers, n
     end
     if how.at then
       q.delivered = q.delivered + 1
@@ -81,7 +85,12 @@ local function push(q)
 end
 
 -- Makes what follows. Most deliveries need none of it, and do not pay for it.
+local seldoms
 local function seldom()
+  if seldoms then
+    return seldoms
+  end
+
   -- What listeners get where there are headers, or the body begins with a zero byte, so that they can
   -- tell: a zero byte, "<bytes of headers> <headers>", and the body.
   local function frame(how, body)
@@ -120,31 +129,33 @@ local function seldom()
     end
   end
 
-  -- Returns that a facet gets nothing more, if that is so: 1 since its intake is paused, 2 since as many
-  -- wait as may. Each queue that refuses something counts that.
-  local function refusal(queues, counts)
-    local foremost, text
+  -- Returns which messages are refused, if any is: for each its number, the place of the queue, and 1
+  -- where the intake is paused, 2 where as many wait as may, and how many that are.
+  local function refusal(queues)
+    local text = {}
     for place, q in pairs(queues) do
-      local refused = false
-      for facet, first in pairs(q.configured and q.firsts or NONE) do
-        local set, why = settings(q, { facet })[1], nil
-        if set.intake == 0 then
-          why = 1
-        elseif set.most_waiting and q.own.drop_oldest ~= 1 and q.piles[facet] then
-          local length = redis.call("LLEN", q.list .. facet) + #q.piles[facet]
-          why = length > set.most_waiting and 2 or nil
-        end
-        refused = refused or why
-        if why and (not foremost or first < foremost) then
-          local most = set.most_waiting or 0
-          foremost, text = first, string.format("REFUSED %d %s %d %d", first, place, why, most)
+      local count = 0
+      local function refuse(numbers, from, why, most)
+        for i = math.max(1, from), #numbers do
+          text[#text + 1] = string.format("%d %s %d %d", numbers[i], place, why, most)
+          count = count + 1
         end
       end
-      if refused and counts == "1" then
-        redis.call("HINCRBY", q.clock, "refused", counts)
+      for facet, numbers in pairs(q.numbers or NONE) do
+        local set = settings(q, { facet })[1]
+        if set.intake == 0 then
+          refuse(numbers.waiting, 1, 1, 0)
+          refuse(numbers.delayed, 1, 1, 0)
+        elseif set.most_waiting and q.own.drop_oldest ~= 1 and #numbers.waiting > 0 then
+          local room = set.most_waiting - redis.call("LLEN", q.list .. facet)
+          refuse(numbers.waiting, room + 1, 2, set.most_waiting)
+        end
+      end
+      if count > 0 then
+        redis.call("HINCRBY", q.clock, "refused", count)
       end
     end
-    return text
+    return #text > 0 and "REFUSED " .. table.concat(text, " ")
   end
 
   -- Takes it off again, all or nothing, and returns the error that made it so.
@@ -185,5 +196,6 @@ local function seldom()
     end
   end
 
-  return { frame = frame, note = note, refusal = refusal, undo = undo, finish = finish }
+  seldoms = { frame = frame, note = note, refusal = refusal, undo = undo, finish = finish }
+  return seldoms
 end

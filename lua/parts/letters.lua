@@ -3,7 +3,7 @@
 -- Chooses dead letters: one by its id, those of a facet with the oldest first, or those of all, an
 -- equal number of each of up to 100 facets that are drawn by lot. Calls act(facet, letter) for each,
 -- until most of them or MOST_BYTES were read, writes what that has gathered, and takes away those for
--- which it returned true. Returns how many these were, and whether more may be there.
+-- which it returned true. Returns how many these were.
 local function letters_of(q, facet, id, most, act)
   redis.call("ZCARD", q.timers)
   local facets = { facet }
@@ -18,13 +18,12 @@ local function letters_of(q, facet, id, most, act)
     table.sort(facets)
   end
   local each = math.ceil(most / math.max(1, #facets))
-  local count, bytes, more, gone_of = 0, 0, id == "" and facet == "" and #facets == 100, {}
+  local count, bytes, gone_of = 0, 0, {}
   for _, of in ipairs(facets) do
     local ids = id ~= "" and { id } or redis.call("ZRANGE", q.died_of .. of, 0, each)
     local done = {}
     for i, one in ipairs(ids) do
       if i > each or count >= most or bytes >= MOST_BYTES then
-        more = true
         break
       end
       local letter = redis.call("HGET", q.letters, one) or ""
@@ -39,5 +38,5 @@ local function letters_of(q, facet, id, most, act)
   for of, ids in pairs(gone_of) do
     life().exhume(q, of, ids)
   end
-  return count, more
+  return count
 end

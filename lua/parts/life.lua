@@ -1,7 +1,12 @@
 -- life.lua: what becomes of a message that was not settled in time, was given back, or is due.
 
 -- Makes what follows. Most calls need none of it, and do not pay for it.
+local made
 local function life()
+  if made then
+    return made
+  end
+
   -- Reads a stored message; nothing, if it is none of fairlane's.
   local function split(message)
     local id, attempts, since, topic, more, at = message:match("^(%d+) (%d+) (%d+) (%d+)([^ ]*) ()")
@@ -36,8 +41,10 @@ local function life()
   -- Takes dead letters of a facet away.
   local function exhume(q, facet, ids)
     local key = q.died_of .. facet
-    redis.call("HDEL", q.letters, unpack(ids))
-    redis.call("ZREM", key, unpack(ids))
+    if #ids > 0 then
+      redis.call("HDEL", q.letters, unpack(ids))
+      redis.call("ZREM", key, unpack(ids))
+    end
     local oldest = redis.call("ZRANGE", key, 0, 0, "WITHSCORES")
     if oldest[1] then
       redis.call("ZADD", q.dead, oldest[2], facet)
@@ -57,9 +64,10 @@ local function life()
       if not oldest or over <= 0 and not (age and died + age <= now) or _ == 101 then
         break
       end
-      exhume(q, oldest, redis.call("ZRANGE", q.died_of .. oldest, 0, 0))
-      over = over - 1
-      redis.call("HINCRBY", q.clock, "dropped", 1)
+      local ids = redis.call("ZRANGE", q.died_of .. oldest, 0, 0)
+      exhume(q, oldest, ids)
+      over = over - #ids
+      redis.call("HINCRBY", q.clock, "dropped", #ids)
     end
     if oldest and (over > 0 or age) then
       redis.call("ZADD", q.timers, over > 0 and now or died + age, "a")
@@ -275,7 +283,7 @@ local function life()
     return more
   end
 
-  return {
+  made = {
     split = split,
     join = join,
     exhume = exhume,
@@ -285,6 +293,7 @@ local function life()
     release = release,
     due = due,
   }
+  return made
 end
 
 -- Does what is due by now, if anything is: see life().due. Returns whether more may be due.

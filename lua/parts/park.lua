@@ -25,7 +25,7 @@ end
 -- page begins, "0" after the last one.
 local function decide(q, cursor)
   local set = cursor:sub(1, 1) == "r" and q.ready or q.parked
-  local page = redis.call("ZSCAN", set, cursor == "" and "0" or cursor:sub(2), "COUNT", 100)
+  local page = redis.call("ZSCAN", set, cursor:sub(2), "COUNT", 100)
   for i = 1, #page[2], 2 do
     park(q, page[2][i])
     comes(q, page[2][i], "freed")

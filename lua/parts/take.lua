@@ -115,7 +115,7 @@ local function choose(q, most, bytes, leases, pops)
       local size, cost, ends = #message, 1, nil
       if ttl or q.special == 1 then
         local since, more = message:match("^%d+ %d+ (%d+) %d+([^ ]*) ")
-        ends = ttl and since and since + ttl
+        ends = ttl and since and (more:match(",d(%d+)") or since) + ttl
         if more and more ~= "" then
           cost = tonumber(more:match(",c([^,]+)")) or 1
           ends = tonumber(more:match(",x(%d+)")) or ends
@@ -258,7 +258,7 @@ local function take(name, most, bytes, keep)
   end
   local rest = 0
   if q.facets == 0 or q.paused then
-    local first = redis.call("ZRANGE", q.timers, 0, 3, "WITHSCORES")
+    local first = redis.call("ZRANGE", q.timers, 0, 15, "WITHSCORES")
     rest = first[2] and math.max(0, first[2] - now) or -1
     for i = 1, #chosen > 0 and not q.marked and #first or 0, 2 do
       if first[i]:find("^[hrs]") and first[i + 1] - now < WINDOW then

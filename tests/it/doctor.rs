@@ -242,7 +242,7 @@ async fn counts_that_disagree_are_found_and_mended() {
         };
         let found = |found: &[Finding]| {
             found.len() == facets.len()
-                && found.iter().all(|one| matches!(one, Finding::Count { what: "held", .. }))
+                && found.iter().all(|one| matches!(one, Finding::Count { what: "leased", .. }))
         };
         check(wrong, found).await.0.delete().await;
     }
@@ -291,4 +291,33 @@ async fn a_queue_in_service_is_examined_and_repaired_without_harm() {
     assert_eq!(handled, 300);
     assert_eq!(queue.doctor().await.unwrap(), []);
     space.end().await;
+}
+
+#[tokio::test]
+async fn a_large_queue_that_is_never_quiet_is_not_harmed_by_repairs() {
+    let (space, queue) = Space::with_queue().await;
+    queue.configure(|queue| queue.facets.max_leased = Some(1)).await.unwrap();
+    let messages: Vec<_> = (0..1100).map(|n| message(&format!("f{n}"), "t", n)).collect();
+    space.broker.deliver_all(&messages).await.unwrap();
+    deliver(&space.broker, "busy", 400).await;
+    let stop = std::cell::Cell::new(false);
+    let work = async {
+        while !stop.get() {
+            let leased = queue.lease_many(2).await.unwrap();
+            for delivery in leased {
+                delivery.nack_after(Duration::from_millis(1)).await.unwrap();
+            }
+            space.clock.advance(Duration::from_millis(1));
+        }
+    };
+    let repairs = async {
+        for _ in 0..3 {
+            let found = queue.repair().await.unwrap();
+            assert!(found.iter().all(|one| !matches!(one, Finding::Count { .. })), "{found:?}");
+        }
+        stop.set(true);
+    };
+    tokio::join!(work, repairs);
+    assert_eq!(queue.doctor().await.unwrap(), []);
+    space.delete().await;
 }

@@ -581,3 +581,34 @@ async fn connects_are_logged_at_info_calls_at_trace_and_never_a_body_or_a_passwo
     assert!(has("TRACE", "verb=\"deliver\"") && has("TRACE", "verb=\"lease\""), "{text}");
     assert!(!text.contains("hunter2") && !text.contains("swordfish"), "{text}");
 }
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_read_costs_no_message() {
+    let (space, queue) = Space::with_queue().await;
+    queue.facet("b").configure(|facet| facet.max_leased = Some(1)).await.unwrap();
+    deliver(&space.broker, "a", 1).await;
+    deliver(&space.broker, "b", 1).await;
+    run::<()>(&["SET", &space.of("q", "held"), "in the way"]).await;
+    assert!(matches!(queue.lease_many(2).await, Err(Error::WrongType(_))));
+    assert_eq!(run::<u64>(&["LLEN", &space.of("q", "f:a")]).await, 1);
+    // Nor does it stop what needs no count of what is leased.
+    assert_eq!(queue.pull_many(2).await.unwrap().len(), 2);
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_read_does_not_leave_half_of_a_delivery() {
+    let space = Space::new().await;
+    let a = space.broker.register_queue("a", ".").await.unwrap();
+    let b = space.broker.register_queue("b", ".").await.unwrap();
+    b.configure(|queue| queue.facets.max_leased = Some(1)).await.unwrap();
+    run::<()>(&["SET", &space.of("b", "held"), "in the way"]).await;
+    let there = u64::from(space.broker.deliver(&message("x", "t", 1)).await.is_ok());
+    run::<()>(&["DEL", &space.of("b", "held")]).await;
+    for queue in [a, b] {
+        let stats = queue.stats().await.unwrap();
+        assert_eq!((stats.waiting, stats.delivered, stats.facets_ready), (there, there, there));
+        assert_eq!(queue.doctor().await.unwrap(), []);
+    }
+    space.delete().await;
+}

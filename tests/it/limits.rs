@@ -1123,3 +1123,43 @@ async fn what_somebody_else_put_into_a_list_makes_room_too_and_is_not_lost() {
     assert!(queue.pull().await.unwrap().is_some());
     space.delete().await;
 }
+
+#[tokio::test]
+async fn defaults_that_were_broken_off_can_be_said_again() {
+    let (space, queue) = Space::with_queue().await;
+    let month = 30 * 24 * 3600 * SECOND;
+    queue.configure(|queue| queue.facets.rate = Some(Rate::new(1, month))).await.unwrap();
+    let messages: Vec<_> = (0..800).map(|n| message(&format!("f{}", n % 400), "t", n)).collect();
+    space.broker.deliver_all(&messages).await.unwrap();
+    assert_eq!(pulled(&queue, 1000).await.len(), 400);
+    assert_eq!(queue.stats().await.unwrap().facets_parked, 400);
+    // As if whoever removed the rate had gone before any facet was decided on.
+    run::<()>(&["DEL", &space.of("q", "settings")]).await;
+    let found = queue.doctor().await.unwrap();
+    assert_eq!(found.len(), 400, "each of them is stuck: {:?}", found.first());
+    queue.configure(|queue| queue.facets.rate = None).await.unwrap();
+    assert_eq!(queue.stats().await.unwrap().facets_ready, 400);
+    assert_eq!(queue.doctor().await.unwrap(), []);
+    assert_eq!(pulled(&queue, 1000).await.len(), 400);
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn those_who_are_refused_slow_nobody_who_delivers_beside_them() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    queue.facet("closed").pause_intake().await.unwrap();
+    queue.facet("full").configure(|facet| facet.max_waiting = Some(2)).await.unwrap();
+    let messages: Vec<_> =
+        (0..90).map(|n| message(["closed", "full", "open"][n % 3], "t", n as u64)).collect();
+    server.run::<()>(&["CONFIG", "RESETSTAT"]).await;
+    let delivered = join_all(messages.iter().map(|message| broker.deliver(message))).await;
+    let count = |facet: usize| {
+        delivered.iter().skip(facet).step_by(3).filter(|receipt| receipt.is_ok()).count()
+    };
+    assert_eq!([count(0), count(1), count(2)], [0, 2, 30], "as many as there is room for");
+    assert!(server.calls("evalsha").await < 10, "they go together all the same");
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.refused, stats.waiting), (30 + 28, 32));
+}

@@ -267,6 +267,9 @@ struct Message {
     delivered_at: u64,
     cost: f64,
     expires: Option<u64>,
+    /// When it was delivered, or, of one that was delayed then, due: from there the queue's ttl
+    /// counts.
+    from: u64,
     /// Whether it failed with a reason.
     failed: bool,
 }
@@ -388,7 +391,7 @@ impl Queue {
         }
         let held = self.timers.get(&format!("h{facet}")).copied();
         if let Some(until) = held.filter(|until| *until > now as f64) {
-            return Some((Gate::Held { until: at(until as u64) }, until));
+            return Some((Gate::OnHold { until: at(until as u64) }, until));
         }
         if let Some(most) =
             set.max_leased.filter(|most| self.leased_of(facet) + more >= *most as usize)
@@ -513,7 +516,8 @@ impl Queue {
             let mut found = false;
             for set in [&mut self.ready, &mut self.parked, &mut self.idle] {
                 if let Some(turn) = set.get_mut(facet) {
-                    (*turn, found) = (*turn + step, true);
+                    let least = if step < 0.0 { turn.min(0.0) } else { *turn };
+                    (*turn, found) = ((*turn + step).max(least), true);
                 }
             }
             if !found && step > 0.0 && anything {
@@ -715,7 +719,7 @@ impl Queue {
             if left == 0 {
                 self.waiting.remove(facet);
             }
-            let ttl = self.own.ttl.map(|ttl| message.delivered_at + ttl.as_millis() as u64);
+            let ttl = self.own.ttl.map(|ttl| message.from + ttl.as_millis() as u64);
             let mut after = turn;
             if message.expires.or(ttl).is_some_and(|expires| expires <= now) {
                 self.totals[EXPIRED] += 1;
@@ -878,8 +882,14 @@ impl Queue {
             for id in self.dead_of(facet) {
                 let Letter { message, .. } = self.letters.remove(&id).unwrap();
                 let (attempts, crashes) = (0, 0);
-                let again =
-                    Message { attempts, crashes, delivered_at: now, expires: None, ..message };
+                let again = Message {
+                    attempts,
+                    crashes,
+                    delivered_at: now,
+                    from: now,
+                    expires: None,
+                    ..message
+                };
                 let list = self.waiting.entry(facet).or_default();
                 list.push_back(again);
                 count += 1;
@@ -914,21 +924,17 @@ impl Queue {
         let limits = |own: &QueueSettings| (own.facets.max_leased, own.facets.rate);
         let (before, old) = (limits(&self.own), self.own.clone());
         apply_to_queue(&mut self.own, change);
-        if self.own == old {
-            return;
-        }
         if self.own.max_dead != old.max_dead {
             let first = self.timers.remove("a").unwrap_or(f64::MAX);
             if self.own.max_dead.is_some() && !self.letters.is_empty() {
                 self.timers.insert("a".into(), first.min(now as f64));
             }
         }
+        let mut parked: Vec<_> = self.parked.iter().map(|(facet, turn)| (*turn, *facet)).collect();
+        parked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
+        self.freed.extend(parked.into_iter().map(|(_, facet)| facet));
+        self.arrive(now);
         if limits(&self.own) != before {
-            let mut parked: Vec<_> =
-                self.parked.iter().map(|(facet, turn)| (*turn, *facet)).collect();
-            parked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
-            self.freed.extend(parked.into_iter().map(|(_, facet)| facet));
-            self.arrive(now);
             for facet in FACETS {
                 self.park(facet, now);
             }
@@ -1105,6 +1111,7 @@ impl Model {
                         delivered_at: now,
                         cost: new.cost.map_or(1.0, |cost| COSTS[cost]),
                         expires: new.ttl.map(|ttl| now + ttl),
+                        from: now + new.delay.unwrap_or_default(),
                         failed: false,
                     };
                     let due = new.delay.filter(|delay| *delay > 0).map(|delay| now + delay);
@@ -1117,22 +1124,27 @@ impl Model {
             }
             delivered.push((self.seq, names, false));
         }
-        let refuses = |queue: &Queue, was: &Queue| {
-            FACETS.into_iter().any(|facet| {
+        // How many of the messages a queue refuses.
+        let refuses = |queue: &Queue, was: &Queue| -> u64 {
+            let of = FACETS.into_iter().map(|facet| {
                 let set = queue.set(facet);
                 let len = |queue: &Queue| queue.waiting.get(facet).map_or(0, VecDeque::len) as u64;
-                let later = |queue: &Queue| queue.delayed.get(facet).map_or(0, Vec::len);
+                let later = |queue: &Queue| queue.delayed.get(facet).map_or(0, Vec::len) as u64;
+                let (came, delayed) = (len(queue) - len(was), later(queue) - later(was));
                 let most = set.max_waiting.filter(|_| queue.own.overflow == Overflow::Refuse);
-                let more = len(queue) > len(was);
-                (more || later(queue) > later(was)) && set.intake_paused
-                    || more && most.is_some_and(|most| len(queue) > most)
-            })
+                match most {
+                    _ if set.intake_paused => came + delayed,
+                    Some(most) => came.min(len(queue).saturating_sub(most)),
+                    None => 0,
+                }
+            });
+            of.sum()
         };
         let refused = [0, 1].map(|place| refuses(&self.queues[place], &before.queues[place]));
-        if refused.contains(&true) {
+        if refused != [0, 0] {
             *self = before;
             for (queue, refused) in self.queues.iter_mut().zip(refused) {
-                queue.totals[REFUSED] += u64::from(refused);
+                queue.totals[REFUSED] += refused;
             }
             return None;
         }

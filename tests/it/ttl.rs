@@ -248,3 +248,20 @@ async fn a_message_among_others_that_have_no_end_expires_after_it_came_back() {
     assert_eq!(expired(&queue).await, 1);
     space.end().await;
 }
+
+#[tokio::test]
+async fn a_ttl_of_the_queue_counts_from_when_a_delayed_message_is_due() {
+    let (space, queue) = Space::with_queue().await;
+    queue.configure(|queue| queue.ttl = Some(60 * SECOND)).await.unwrap();
+    let body = message("a", "t", 1);
+    for _ in 0..2 {
+        space.broker.deliver(Message::new(&body).delay(120 * SECOND)).await.unwrap();
+    }
+    space.clock.advance(120 * SECOND);
+    assert!(queue.pull().await.unwrap().is_some());
+    space.clock.advance(60 * SECOND);
+    assert!(queue.pull().await.unwrap().is_none());
+    assert_eq!(queue.stats().await.unwrap().expired, 1);
+    queue.configure(|queue| *queue = QueueSettings::default()).await.unwrap();
+    space.end().await;
+}

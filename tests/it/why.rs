@@ -81,7 +81,7 @@ async fn each_gate_is_told_and_the_one_that_stands_before_the_others() {
     let one = queue.lease().await.unwrap().unwrap();
     one.hold_facet(7 * SECOND).await.unwrap();
     let held = after(&space, 7 * SECOND);
-    assert_eq!(gate(&facet).await, Some(Gate::Held { until: held }));
+    assert_eq!(gate(&facet).await, Some(Gate::OnHold { until: held }));
     facet.pause().await.unwrap();
     assert_eq!(gate(&facet).await, Some(Gate::Paused));
     queue.pause().await.unwrap();
@@ -91,7 +91,7 @@ async fn each_gate_is_told_and_the_one_that_stands_before_the_others() {
     facet.resume().await.unwrap();
     assert_eq!(gate(&facet).await, Some(Gate::QueuePaused));
     queue.resume().await.unwrap();
-    assert_eq!(gate(&facet).await, Some(Gate::Held { until: held }));
+    assert_eq!(gate(&facet).await, Some(Gate::OnHold { until: held }));
     space.clock.advance(7 * SECOND);
     assert_eq!(gate(&facet).await, None, "the hold has ended, though no call has seen it yet");
     assert_eq!(queue.pull_many(9).await.unwrap().len(), 1);
