@@ -34,12 +34,11 @@ while looked < most and bytes < MOST_BYTES do
       if delayed == "1" then
         redis.call("ZREM", key, message)
         local due_next = redis.call("ZRANGE", key, 0, 0, "WITHSCORES")[2]
-        q.timed = due_next and { due_next, "s" .. facet }
-        q.untimed = not due_next and { "s" .. facet } or nil
+        q.timed, q.untimed = due_next and { due_next, "s" .. facet }, { "s" .. facet }
         add(q, "commands", { "HINCRBY", q.clock, "delayed", -1 })
       else
-        local nearer = 2 * (from + looked) > redis.call("LLEN", key) and 1 or -1
-        redis.call("LREM", key, nearer, message)
+        local near = 2 * (from + looked) > redis.call("LLEN", key)
+        redis.call("LREM", key, near and 1 or -1, message)
         q.waiting = q.waiting - 1
         if redis.call("LLEN", key) == 0 then
           drain(q, facet)
