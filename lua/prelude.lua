@@ -97,7 +97,8 @@ local function open(i)
   q.aside = redis.call("ZCARD", q.parked)
   q.marked = redis.call("ZCARD", q.wake) > 0
   q.configured = redis.call("HLEN", q.settings) > 0
-  q.own = q.configured and options(redis.call("HGET", q.settings, "") or "") or NONE
+  local own = q.configured and redis.call("HGET", q.settings, "")
+  q.own = own and options(own) or NONE
   q.paused = q.own.stopped == 1
   return q
 end
