@@ -31,7 +31,7 @@ local sets = wanted ~= "" and { "HSET", q.settings, facet, wanted } or { "HDEL",
 redis.call(unpack(sets))
 q.configured, q.known = true, nil
 if facet == "" then
-  local old, changed = options(known), false
+  local old, changed = options(known), known == wanted
   q.own = options(wanted)
   q.paused, q.moved = q.own.stopped == 1, true
   if q.own.most_dead ~= old.most_dead or q.own.dead_for ~= old.dead_for then

@@ -27,14 +27,14 @@ for i = 4, #ARGV, 4 do
     local middle = how.middles[topic]
       or string.format(" 0 %.0f %d%s ", now, #topic, how.more) .. topic
     how.middles[topic] = middle
-    local failed = pile(how, facet, string.format("%d", id) .. middle .. body, #payloads)
+    local failed = pile(how, facet, string.format("%d", id) .. middle .. body)
     if failed then
       return failed
     end
   end
 end
 local refused = stale and "STALE the routes have changed: load them and match again"
-  or configured and seldom().refusal(queues)
+  or configured and seldom().refusal(queues, manners, payloads)
 if refused then
   return redis.error_reply(refused)
 end

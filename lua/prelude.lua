@@ -358,7 +358,9 @@ local function close(q)
     write("HDEL", q.held, unset)
   end
   if q.trims then
-    pcall(q.trims, q) -- A key in its way costs no message.
+    if not pcall(q.trims, q) then -- A key in its way costs no message; it is tried again.
+      redis.call("ZADD", q.timers, now + 60000, "a")
+    end
   end
   q.leases, q.loads, q.returned, q.appended, q.dirty = {}, {}, NONE, NONE, false
   q.parking, q.resuming, q.untimed, q.timed = nil, nil, nil, nil

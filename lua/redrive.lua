@@ -2,7 +2,7 @@
 -- Lets dead letters join the end of their facets again, as if they were delivered now: one, those of a
 -- facet, or all, a part of them at each call.
 --
--- Returns how many.
+-- Returns how many; how many it has taken away, 0 at the end; and by when they had died, ms.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered; when none can be moved, that of the
 -- key that is in the way.
 -- Parts: life, letters.
@@ -10,6 +10,7 @@ local name = ARGV[2] -- of the queue
 local facet = ARGV[3] -- "" for all
 local id = ARGV[4] -- "" for all
 local most = tonumber(ARGV[5]) -- letters
+local by = tonumber(ARGV[6]) -- ms: those that died later stay; 0 for now
 
 local q = open(1)
 local none = missing(q, name)
@@ -18,7 +19,8 @@ if none then
 end
 local failed
 local alive = life()
-local count = letters_of(q, facet, id, most, function(of, letter)
+by = by > 0 and by or now
+local count, removed = letters_of(q, facet, id, most, by, function(of, letter)
   local from, at = letter:match("^%d+ %d+ (%d+) ()")
   local message = from and letter:sub(at + from) or ""
   local m = alive.split(message)
@@ -32,4 +34,4 @@ local count = letters_of(q, facet, id, most, function(of, letter)
   failed = refused or failed
   return not refused
 end)
-return count == 0 and failed or count
+return removed == 0 and failed or { count, removed, by }

@@ -169,27 +169,29 @@ impl<T> DeadLetters<T> {
     }
 
     async fn one(&self, script: &Script, id: MessageId) -> Result<()> {
-        match self.step(script, &id.to_string()).await? {
+        match self.step(script, &id.to_string(), 0).await?.0 {
             0 => Err(Error::NoSuchMessage(id)),
             _ => Ok(()),
         }
     }
 
     async fn all(&self, script: &Script) -> Result<u64> {
-        let mut count = 0;
+        let (mut count, mut by) = (0, 0);
         loop {
-            // The last one moves nothing, or says what is in the way.
-            match self.step(script, "").await? {
-                0 => return Ok(count),
-                some => count += some,
+            // Those that die meanwhile are not among them. The last step moves nothing, or says what is
+            // in the way.
+            let (some, removed, begun) = self.step(script, "", by).await?;
+            (count, by) = (count + some, begun);
+            if removed == 0 {
+                return Ok(count);
             }
         }
     }
 
-    async fn step(&self, script: &Script, id: &str) -> Result<u64> {
+    async fn step(&self, script: &Script, id: &str, by: u64) -> Result<(u64, u64, u64)> {
         let facet = self.check()?;
         let mut command = self.core.command(script, &[&self.queue]);
-        command.arg(&*self.queue).arg(facet).arg(id).arg(MOST_OF_A_STEP);
+        command.arg(&*self.queue).arg(facet).arg(id).arg(MOST_OF_A_STEP).arg(by);
         let reply = self.core.call(script, &command, Repeat::Never).await;
         read(reply.map_err(|error| error.of(&self.queue))?.value)
     }

@@ -84,7 +84,8 @@ async fn together(core: Arc<Core>, callers: Vec<(Ready, Reply<Result<Receipt>>)>
             // One is not refused for another's fault.
             (None, Some(error)) if error.is_of_one() && !alone => {
                 let again = deliver(&core, std::slice::from_ref(message)).await.and_then(only);
-                if again.as_ref().is_err_and(|error| !error.is_of_one()) {
+                let refused = matches!(again, Err(Error::Refused { .. }));
+                if !refused && again.as_ref().is_err_and(|error| !error.is_of_one()) {
                     failed = Some(Error::not_made());
                 }
                 again

@@ -10,7 +10,7 @@ local function examine(q, found)
     local closed, opens = gate(q, name, settings(q, { name })[1])
     local opening = redis.call("ZSCORE", q.timers, "r" .. name)
       or redis.call("ZSCORE", q.timers, "h" .. name)
-    opening = opening and (closed or tonumber(opening) <= now)
+    opening = opening and (closed or tonumber(opening) < now + 1)
     if waiting > 0 and not ready and not parked then
       found("unlisted", name)
       comes(q, name, "coming")

@@ -10,10 +10,10 @@ local function manner(text, queues)
     local q = queues[place]
     if not q then
       q = open(place)
-      -- What each facet gets; the facets in turn, and how many of them have it. Where something is set,
-      -- the numbers of their messages, waiting and delayed, and how many wait then.
-      q.piles, q.named, q.written, queues[place] = {}, {}, 0, q
-      q.numbers, q.lengths = q.configured and {}, q.configured and {}
+      -- What each facet gets; the facets in turn, and how many of them have it. How many more of each may
+      -- wait, and how many wait then, where that counts.
+      q.piles, q.named, q.written, q.place, queues[place] = {}, {}, 0, place, q
+      q.rooms, q.lengths = {}, q.configured and {}
     end
     how[#how + 1], how.closed = q, how.closed or q.closed
     how.configured = how.configured or q.configured
@@ -39,14 +39,9 @@ end
 
 -- Piles a message up for its queues, or delays it there. Returns nil, or the error that says why it
 -- cannot be delayed.
-local function pile(how, facet, message, n)
+local function pile(how, facet, message)
   for i = 1, #how do
     local q = how[i]
-    if q.configured then
-      local numbers = q.numbers[facet] or { waiting = {}, delayed = {} }
-      local list = how.at and numbers.delayed or numbers.waiting
-      q.numbers[facet], list[#list + 1] = numbers, n
-    end
     if how.at then
       q.delivered = q.delivered + 1
       redis.call("ZCARD", q.timers)
@@ -129,30 +124,35 @@ local function seldom()
     end
   end
 
-  -- Returns which messages are refused, if any is: for each its number, the place of the queue, and 1
-  -- where the intake is paused, 2 where as many wait as may, and how many that are.
-  local function refusal(queues)
+  -- Returns which messages are refused, if any is, as if they came one after the other: for each its
+  -- number, the place of the queue, and 1 where the intake is paused, 2 where as many wait as may, and
+  -- how many that are.
+  local function refusal(queues, manners, payloads)
     local text = {}
-    for place, q in pairs(queues) do
-      local count = 0
-      local function refuse(numbers, from, why, most)
-        for i = math.max(1, from), #numbers do
-          text[#text + 1] = string.format("%d %s %d %d", numbers[i], place, why, most)
-          count = count + 1
+    for n, payload in ipairs(payloads) do
+      local facet, refused = ARGV[4 * n], false
+      local how = payload and manners[ARGV[4 * n + 3]] or NONE
+      for i = 1, #how do
+        local q = how[i]
+        local set = q.configured and settings(q, { facet })[1] or NONE
+        local room, why = q.rooms[facet], set.intake == 0 and 1
+        if set.most_waiting and q.own.drop_oldest ~= 1 and not how.at then
+          room = room or set.most_waiting - redis.call("LLEN", q.list .. facet)
+          q.rooms[facet], why = room, why or room < 1 and 2
+        end
+        if why then
+          local said = string.format("%d %s %d %d", n, q.place, why, set.most_waiting or 0)
+          text[#text + 1], q.refused, refused = said, (q.refused or 0) + 1, true
         end
       end
-      for facet, numbers in pairs(q.numbers or NONE) do
-        local set = settings(q, { facet })[1]
-        if set.intake == 0 then
-          refuse(numbers.waiting, 1, 1, 0)
-          refuse(numbers.delayed, 1, 1, 0)
-        elseif set.most_waiting and q.own.drop_oldest ~= 1 and #numbers.waiting > 0 then
-          local room = set.most_waiting - redis.call("LLEN", q.list .. facet)
-          refuse(numbers.waiting, room + 1, 2, set.most_waiting)
-        end
+      for i = 1, refused and 0 or #how do
+        local rooms = how[i].rooms
+        rooms[facet] = rooms[facet] and rooms[facet] - (how.at and 0 or 1)
       end
-      if count > 0 then
-        redis.call("HINCRBY", q.clock, "refused", count)
+    end
+    for _, q in pairs(queues) do
+      if q.refused then
+        redis.call("HINCRBY", q.clock, "refused", q.refused)
       end
     end
     return #text > 0 and "REFUSED " .. table.concat(text, " ")

@@ -1124,23 +1124,33 @@ impl Model {
             }
             delivered.push((self.seq, names, false));
         }
-        // How many of the messages a queue refuses.
-        let refuses = |queue: &Queue, was: &Queue| -> u64 {
-            let of = FACETS.into_iter().map(|facet| {
+        // Which queues refuse messages, as if these came one after the other.
+        let (mut rooms, mut refused) = (BTreeMap::new(), [0, 0]);
+        for (new, (_, _, duplicate)) in messages.iter().zip(&delivered) {
+            let mut refuses = [false, false];
+            let goes = |place: usize| {
+                let route = before.queues[place].route;
+                !duplicate && route.is_some_and(|pattern| matches(pattern, new.topic))
+            };
+            let waits = new.delay.is_none_or(|delay| delay == 0);
+            for place in [0, 1].into_iter().filter(|place| goes(*place)) {
+                let (queue, facet) = (&before.queues[place], FACETS[new.facet]);
                 let set = queue.set(facet);
-                let len = |queue: &Queue| queue.waiting.get(facet).map_or(0, VecDeque::len) as u64;
-                let later = |queue: &Queue| queue.delayed.get(facet).map_or(0, Vec::len) as u64;
-                let (came, delayed) = (len(queue) - len(was), later(queue) - later(was));
-                let most = set.max_waiting.filter(|_| queue.own.overflow == Overflow::Refuse);
-                match most {
-                    _ if set.intake_paused => came + delayed,
-                    Some(most) => came.min(len(queue).saturating_sub(most)),
-                    None => 0,
+                let most =
+                    set.max_waiting.filter(|_| queue.own.overflow == Overflow::Refuse && waits);
+                let room = most.map(|most| {
+                    let waiting = queue.waiting.get(facet).map_or(0, VecDeque::len) as i64;
+                    *rooms.entry((place, facet)).or_insert(most as i64 - waiting)
+                });
+                refuses[place] = set.intake_paused || room.is_some_and(|room| room < 1);
+                refused[place] += u64::from(refuses[place]);
+            }
+            for place in [0, 1] {
+                if goes(place) && waits && refuses == [false, false] {
+                    rooms.entry((place, FACETS[new.facet])).and_modify(|room| *room -= 1);
                 }
-            });
-            of.sum()
-        };
-        let refused = [0, 1].map(|place| refuses(&self.queues[place], &before.queues[place]));
+            }
+        }
         if refused != [0, 0] {
             *self = before;
             for (queue, refused) in self.queues.iter_mut().zip(refused) {
