@@ -523,3 +523,56 @@ async fn a_list_of_letters_that_is_gone_or_blocked_stops_nobody() {
     assert!(queue.pull().await.unwrap().is_some());
     space.delete().await;
 }
+
+#[tokio::test]
+async fn a_redrive_ends_though_what_it_moves_dies_again() {
+    let (space, queue) = Space::with_queue().await;
+    dead(&space, &queue, "a", 600).await;
+    space.clock.advance(SECOND);
+    let stop = std::cell::Cell::new(false);
+    let failing = async {
+        while !stop.get() {
+            for delivery in queue.lease_many(100).await.unwrap() {
+                delivery.fail("again").await.unwrap();
+            }
+            space.clock.advance(Duration::from_millis(1));
+        }
+    };
+    let redrive = async {
+        let redriven = queue.dead_letters().redrive().await.unwrap();
+        stop.set(true);
+        redriven
+    };
+    queue.configure(|queue| queue.max_attempts = 1).await.unwrap();
+    let (_, redriven) = tokio::join!(failing, redrive);
+    assert!((600..700).contains(&redriven), "those that had died by then: {redriven}");
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_large_letter_that_cannot_go_back_holds_up_no_other_facet() {
+    let (space, queue) = Space::with_queue().await;
+    let mut large = message("a", "t", 1);
+    large["pad"] = "x".repeat(600_000).into();
+    space.broker.deliver(&large).await.unwrap();
+    die(&queue).await;
+    dead(&space, &queue, "b", 1).await;
+    run::<()>(&["SET", &space.of("q", "f:a"), "in the way"]).await;
+    assert!(matches!(queue.dead_letters().redrive().await, Err(Error::WrongType(_))));
+    assert_eq!(queue.stats().await.unwrap().waiting, 1);
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn letters_that_are_listed_and_gone_hide_no_others() {
+    let (space, queue) = Space::with_queue().await;
+    dead(&space, &queue, "a", 260).await;
+    let mut ids: Vec<String> = run(&["HKEYS", &space.of("q", "letters")]).await;
+    ids.sort();
+    let key = space.of("q", "letters");
+    let gone: Vec<_> = ids[..251].iter().map(String::as_str).collect();
+    run::<()>(&[&["HDEL", key.as_str()], &gone[..]].concat()).await;
+    assert_eq!(queue.dead_letters().redrive().await.unwrap(), 9);
+    assert_eq!(queue.stats().await.unwrap().waiting, 9);
+    space.delete().await;
+}

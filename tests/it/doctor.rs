@@ -321,3 +321,16 @@ async fn a_large_queue_that_is_never_quiet_is_not_harmed_by_repairs() {
     assert_eq!(queue.doctor().await.unwrap(), []);
     space.delete().await;
 }
+
+#[tokio::test]
+async fn a_rate_that_opens_within_this_millisecond_is_no_finding() {
+    let (space, queue) = Space::with_queue().await;
+    queue.configure(|queue| queue.facets.rate = Some(Rate::new(3, SECOND))).await.unwrap();
+    deliver(&space.broker, "a", 3).await;
+    assert_eq!(pulled(&queue, 9).await, ["a"]);
+    for _ in 0..4 {
+        space.clock.advance(Duration::from_millis(111));
+        assert_eq!(queue.doctor().await.unwrap(), []);
+    }
+    space.delete().await;
+}

@@ -1163,3 +1163,35 @@ async fn those_who_are_refused_slow_nobody_who_delivers_beside_them() {
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.refused, stats.waiting), (30 + 28, 32));
 }
+
+#[tokio::test]
+async fn what_one_queue_refuses_takes_no_room_in_another() {
+    let space = Space::new().await;
+    let closed = space.broker.register_queue("a", "t").await.unwrap();
+    let full = space.broker.register_queue("b", ".").await.unwrap();
+    closed.pause_intake().await.unwrap();
+    full.configure(|queue| queue.facets.max_waiting = Some(1)).await.unwrap();
+    // The second goes to both, the third to the full one alone.
+    let messages = [message("z", "u", 0), message("x", "t", 1), message("x", "u", 2)];
+    let delivered = join_all(messages.iter().map(|message| space.broker.deliver(message))).await;
+    assert!(delivered[0].is_ok() && delivered[2].is_ok(), "{delivered:?}");
+    let Err(Error::Refused { queue, why, .. }) = &delivered[1] else { panic!("{delivered:?}") };
+    assert_eq!((&**queue, *why), ("a", Refusal::IntakePaused));
+    let refused = [closed.stats().await.unwrap().refused, full.stats().await.unwrap().refused];
+    assert_eq!(refused, [1, 0]);
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn who_delivers_behind_a_blocked_list_and_a_refused_message_is_served_all_the_same() {
+    let (space, queue) = Space::with_queue().await;
+    queue.configure(|queue| queue.facets.max_waiting = Some(100)).await.unwrap();
+    queue.facet("closed").pause_intake().await.unwrap();
+    run::<()>(&["SET", &space.of("q", "f:blocked"), "in the way"]).await;
+    let facets = ["open", "blocked", "closed", "open", "open"];
+    let messages: Vec<_> = facets.iter().map(|facet| message(facet, "t", 1)).collect();
+    let delivered = join_all(messages.iter().map(|message| space.broker.deliver(message))).await;
+    let fine: Vec<_> = delivered.iter().map(|receipt| receipt.is_ok()).collect();
+    assert_eq!(fine, [true, false, false, true, true], "{delivered:?}");
+    space.delete().await;
+}
