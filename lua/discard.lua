@@ -15,9 +15,7 @@ local none = missing(q, name)
 if none then
   return none
 end
-by = by > 0 and by or now
-local count, removed = letters_of(q, facet, id, most, by, function()
+return letters_of(q, facet, id, most, by, function()
   add(q, "commands", { "HINCRBY", q.clock, "purged", 1 })
   return true
 end)
-return { count, removed, by }

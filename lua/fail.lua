@@ -4,22 +4,19 @@
 --
 -- Returns as settle().
 -- Errors: that of the key when it cannot take its message back, which stays leased.
--- Parts: life, settle.
+-- Parts: life, settle, give_back.
 local reason = ARGV[2] -- why it failed, as a dead letter says it
 local share = tonumber(ARGV[3]) -- drawn from 0 to 1: of the second half of the backoff
 -- From ARGV[4] on: the leases, as settle() has them.
 
-local refused
-local release = life().release
-local settled = settle(4, function(q, lease, id, facet)
-  local message = redis.call("HGET", q.lease .. lease, "m" .. id)
-  local how = { counted = 1, reason = reason }
-  how.after = function(attempts)
-    local first, longest = q.own.backoff_first or 1000, q.own.backoff_longest or 600000
-    local wait = math.min(longest, first * 2 ^ math.min(attempts - 1, 60))
-    return math.max(1, math.floor(wait / 2 + wait / 2 * share))
-  end
-  refused = release(q, lease, id, facet, message, how) or refused
-  return #(message or "")
+return give_back(4, function(q)
+  local first, longest = q.own.backoff_first or 1000, q.own.backoff_longest or 600000
+  return {
+    counted = 1,
+    reason = reason,
+    after = function(attempts)
+      local wait = math.min(longest, first * 2 ^ math.min(attempts - 1, 60))
+      return math.max(1, math.floor(wait / 2 + wait / 2 * share))
+    end,
+  }
 end)
-return refused or settled

@@ -4,18 +4,15 @@
 --
 -- Returns as settle().
 -- Errors: that of the key when it cannot take its message back, which stays leased.
--- Parts: park, life, settle.
+-- Parts: park, life, settle, give_back.
 local length = tonumber(ARGV[2]) -- from now on, ms
 -- From ARGV[3] on: the leases, as settle() has them.
 
-local refused
-local release = life().release
-local how = { counted = 0 }
-local settled = settle(3, function(q, lease, id, facet)
-  local message = redis.call("HGET", q.lease .. lease, "m" .. id)
-  local failed = release(q, lease, id, facet, message, how)
+return give_back(3, function()
+  return { counted = 0 }
+end, function(q, facet)
   q.holding = q.holding or {}
-  if not failed and not q.holding[facet] then
+  if not q.holding[facet] then
     local before = tonumber(redis.call("ZSCORE", q.timers, "h" .. facet))
     q.holding[facet] = math.max(now + length, before or 0)
     add(q, "timed", q.holding[facet], "h" .. facet)
@@ -25,7 +22,4 @@ local settled = settle(3, function(q, lease, id, facet)
     q.holds = 1
     park(q, facet)
   end
-  refused = failed or refused
-  return #(message or "")
 end)
-return refused or settled

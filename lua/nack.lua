@@ -4,22 +4,16 @@
 --
 -- Returns as settle().
 -- Errors: that of the key when it cannot take its message back, which stays leased.
--- Parts: life, settle.
+-- Parts: life, settle, give_back.
 local counted = tonumber(ARGV[2]) -- 1 when the attempt counts, 0 when nobody has seen the message
 local after = tonumber(ARGV[3]) -- ms; "" for next of its facet
 -- From ARGV[4] on: the leases, as settle() has them.
 
-local how = {
-  counted = counted,
-  after = after and function()
-    return after
-  end,
-}
-local refused
-local release = life().release
-local settled = settle(4, function(q, lease, id, facet)
-  local message = redis.call("HGET", q.lease .. lease, "m" .. id)
-  refused = release(q, lease, id, facet, message, how) or refused
-  return #(message or "")
+return give_back(4, function()
+  return {
+    counted = counted,
+    after = after and function()
+      return after
+    end,
+  }
 end)
-return refused or settled

@@ -19,8 +19,7 @@ if none then
 end
 local failed
 local alive = life()
-by = by > 0 and by or now
-local count, removed = letters_of(q, facet, id, most, by, function(of, letter)
+local moved = letters_of(q, facet, id, most, by, function(of, letter)
   local from, at = letter:match("^%d+ %d+ (%d+) ()")
   local message = from and letter:sub(at + from) or ""
   local m = alive.split(message)
@@ -34,4 +33,4 @@ local count, removed = letters_of(q, facet, id, most, by, function(of, letter)
   failed = refused or failed
   return not refused
 end)
-return removed == 0 and failed or { count, removed, by }
+return moved[2] == 0 and failed or moved

@@ -274,8 +274,8 @@ impl Doctor<'_> {
                     new.push(name);
                 }
             }
-            self.facets(mends, some, findings, &mut there).await?;
-            self.leases(mends, held, findings, &mut there).await?;
+            self.named(mends, "facet", some, findings, &mut there).await?;
+            self.named(mends, "lease", held, findings, &mut there).await?;
             cursor = next;
             if cursor == "0" {
                 break;
@@ -286,7 +286,7 @@ impl Doctor<'_> {
         while let Some(cursor) = from {
             let (mut page, next) = facet_names(self.core, self.queue, cursor).await?;
             page.retain(|name| facets.insert(name.clone()));
-            self.facets(mends, page, findings, &mut there).await?;
+            self.named(mends, "facet", page, findings, &mut there).await?;
             from = next;
         }
         for what in ["timer", "letter"] {
@@ -333,31 +333,21 @@ impl Doctor<'_> {
         Ok(Some((there, kept)))
     }
 
-    async fn facets(
+    /// Examines what is named: facets or leases.
+    async fn named(
         &self,
         mends: bool,
+        what: &str,
         names: Vec<Name>,
         findings: &mut BTreeSet<Finding>,
         there: &mut There,
     ) -> Result<()> {
         for names in names.chunks(MOST_OF_A_CALL) {
-            for seen in self.look(mends, "facet", "0", names, findings).await?.there {
-                there.add_facet(Value::Array(seen))?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn leases(
-        &self,
-        mends: bool,
-        names: Vec<Name>,
-        findings: &mut BTreeSet<Finding>,
-        there: &mut There,
-    ) -> Result<()> {
-        for names in names.chunks(MOST_OF_A_CALL) {
-            for seen in self.look(mends, "lease", "0", names, findings).await?.there {
-                there.add_lease(Value::Array(seen))?;
+            for seen in self.look(mends, what, "0", names, findings).await?.there {
+                match what {
+                    "facet" => there.add_facet(Value::Array(seen))?,
+                    _ => there.add_lease(Value::Array(seen))?,
+                }
             }
         }
         Ok(())

@@ -4,9 +4,11 @@
 -- those of all, an equal number of each of up to 100 facets that are drawn by lot. Calls act(facet,
 -- letter) for each, until most of them or MOST_BYTES were moved, writes what that has gathered, and takes
 -- away those for which it returned true; it goes on with the next facet when it does not.
--- Returns how many it has moved; how many it has taken away, those among them that were not there.
+-- Returns how many it has moved; how many it has taken away, those among them that were not there; and
+-- the time by which they had died: now, where `by` is 0.
 local function letters_of(q, facet, id, most, by, act)
   redis.call("ZCARD", q.timers)
+  by = by > 0 and by or now
   local count, removed, bytes, gone_of = 0, 0, 0, {}
   local function of(facets, ids)
     local each = math.ceil(most / math.max(1, #facets))
@@ -45,5 +47,5 @@ local function letters_of(q, facet, id, most, by, act)
   for one, ids in pairs(gone_of) do
     life().exhume(q, one, ids)
   end
-  return count, removed
+  return { count, removed, by }
 end

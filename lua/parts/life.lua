@@ -58,10 +58,10 @@ local function life()
     local most, age = q.own.most_dead, q.own.dead_for
     local over = most and redis.call("HLEN", q.letters) - most or 0
     local oldest, died
-    for _ = 1, 101 do
+    for n = 1, 101 do
       oldest, died = unpack(redis.call("ZRANGE", q.dead, 0, 0, "WITHSCORES"))
       died = tonumber(died)
-      if not oldest or over <= 0 and not (age and died + age <= now) or _ == 101 then
+      if not oldest or over <= 0 and not (age and died + age <= now) or n == 101 then
         break
       end
       local ids = redis.call("ZRANGE", q.died_of .. oldest, 0, 0)

@@ -24,7 +24,7 @@ use proptest::{
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use serde_json::Value;
 
-use crate::support::{self, START, Space};
+use crate::support::{self, START, Space, TOTALS};
 
 /// Names that have been trouble elsewhere.
 const FACETS: [&str; 6] = ["a", "b:c", "length", "{x}", "f:a", "é\n\0 😀"];
@@ -216,18 +216,7 @@ type Turns = BTreeMap<String, f64>;
 /// What `stats` counts: waiting, leased, delayed, dead; facets ready, parked and in debt; paused;
 /// and the totals.
 type Counts = ([u64; 4], [usize; 3], bool, [u64; 9]);
-/// The totals, in their order.
-const TOTALS: [&str; 9] = [
-    "delivered",
-    "served",
-    "acked",
-    "came_back",
-    "refused",
-    "expired",
-    "died",
-    "dropped",
-    "purged",
-];
+// Their places among the totals.
 const DELIVERED: usize = 0;
 const SERVED: usize = 1;
 const ACKED: usize = 2;

@@ -27,6 +27,19 @@ use tokio::{
 /// The time at which each test begins, in ms.
 pub(crate) const START: u64 = 1_000_000_000_000;
 
+/// What a queue counts from its beginning, in the order in which `stats` has it.
+pub(crate) const TOTALS: [&str; 9] = [
+    "delivered",
+    "served",
+    "acked",
+    "came_back",
+    "refused",
+    "expired",
+    "died",
+    "dropped",
+    "purged",
+];
+
 /// Where properties run, which are no async functions.
 pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
@@ -138,19 +151,8 @@ impl Space {
                 counts.retain(|name, count| {
                     *count != 0.0 || !["delayed", "holds"].contains(&name.as_str())
                 });
-                let totals = [
-                    "delivered",
-                    "served",
-                    "acked",
-                    "came_back",
-                    "refused",
-                    "expired",
-                    "died",
-                    "dropped",
-                    "purged",
-                ];
                 assert!(
-                    counts.keys().all(|count| totals.contains(&count.as_str())),
+                    counts.keys().all(|count| TOTALS.contains(&count.as_str())),
                     "more than totals left behind at {caller}, in {clock}: {counts:?}"
                 );
             }
