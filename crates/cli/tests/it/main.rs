@@ -1,0 +1,1 @@
+//! The specification of the `fairlane` command: the real program, on real servers.
