@@ -14,7 +14,7 @@ use crate::{
     connection::Repeat,
     core::{Core, read},
     deliver::{deliver, deliver_one},
-    delivery,
+    delivery::{self, failing},
     destroy::remove,
     error::Result,
     keys::{LAYOUT, check_name},
@@ -286,8 +286,15 @@ impl<T> Broker<T> {
     /// # Errors
     /// As there.
     pub async fn fail(&self, token: &Token, reason: impl Display) -> Result<()> {
-        let reason = reason.to_string();
-        delivery::fail(&self.core, token, reason).await
+        settle_one(&self.core, &failing(&reason, false), token).await
+    }
+
+    /// As [`Delivery::bury`](crate::Delivery::bury), by token.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn bury(&self, token: &Token, reason: impl Display) -> Result<()> {
+        settle_one(&self.core, &failing(&reason, true), token).await
     }
 
     /// As [`Delivery::hold_facet`](crate::Delivery::hold_facet), by token.

@@ -41,7 +41,8 @@ pub struct DeadLetter<T> {
     pub crashes: u32,
     /// Why it was given up.
     pub death: Death,
-    /// Why it failed the last time, where somebody said so with [`fail`](crate::Delivery::fail).
+    /// Why it failed the last time, where somebody said so with [`fail`](crate::Delivery::fail) or
+    /// [`bury`](crate::Delivery::bury).
     pub reason: Option<String>,
     /// When it was delivered, by the clock of Redis.
     pub delivered_at: SystemTime,
@@ -65,6 +66,8 @@ pub enum Death {
     Expired,
     /// Its facet had more messages waiting than [`max_waiting`](crate::FacetSettings::max_waiting).
     Overflow,
+    /// A worker gave it up, with [`bury`](crate::Delivery::bury).
+    Buried,
 }
 
 /// The dead letters of a queue, or of one of its facets; made by
@@ -230,6 +233,7 @@ impl<T> DeadLetters<T> {
                 1 => Death::Attempts,
                 2 => Death::Crashes,
                 3 => Death::Expired,
+                5 => Death::Buried,
                 _ => Death::Overflow,
             },
             reason,

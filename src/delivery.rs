@@ -188,7 +188,16 @@ impl<T> Delivery<T> {
     /// # Errors
     /// As for [`ack`](Self::ack).
     pub async fn fail(self, reason: impl Display) -> Result<()> {
-        fail(&self.core, &self.token, reason.to_string()).await
+        settle_one(&self.core, &failing(&reason, false), &self.token).await
+    }
+
+    /// Gives the message up: it goes to the dead letters now, whatever attempts it has left, since
+    /// another one would be in vain. The dead letter knows the reason, up to 1,024 bytes of it.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack).
+    pub async fn bury(self, reason: impl Display) -> Result<()> {
+        settle_one(&self.core, &failing(&reason, true), &self.token).await
     }
 
     /// Gives the message back to the front of its facet, and serves nothing of that facet for a
@@ -225,10 +234,12 @@ pub(crate) async fn nack_after(core: &Core, token: &Token, time: Duration) -> Re
     settle_one(core, &Settling::Nack { counted: true, after: Some(time) }, token).await
 }
 
-pub(crate) async fn fail(core: &Core, token: &Token, mut reason: String) -> Result<()> {
+/// Another attempt that failed, or the last one.
+pub(crate) fn failing(reason: &impl Display, last: bool) -> Settling {
+    let mut reason = reason.to_string();
     let end = (0..=MOST_OF_A_REASON.min(reason.len())).rfind(|at| reason.is_char_boundary(*at));
     reason.truncate(end.unwrap_or(0));
-    settle_one(core, &Settling::Fail { reason }, token).await
+    Settling::Fail { reason, last }
 }
 
 pub(crate) async fn hold_facet(core: &Core, token: &Token, length: Duration) -> Result<()> {

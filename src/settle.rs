@@ -26,8 +26,8 @@ pub(crate) enum Settling {
     /// `counted`: whether it was an attempt, as it is when somebody saw the message. `after`: when it
     /// is served again; none for next of its facet.
     Nack { counted: bool, after: Option<Duration> },
-    /// After the backoff of the queue.
-    Fail { reason: String },
+    /// After the backoff of the queue, or, where it is the `last` attempt, never.
+    Fail { reason: String, last: bool },
     /// With its facet, for a time.
     HoldFacet { length: Duration },
     /// Not at all: it has more time.
@@ -60,8 +60,8 @@ impl Settling {
                 let after = after.map(|after| after.as_millis().to_string());
                 command.arg(u8::from(*counted)).arg(after.unwrap_or_default());
             }
-            Self::Fail { reason } => {
-                command.arg(reason).arg(random::share());
+            Self::Fail { reason, last } => {
+                command.arg(reason).arg(random::share()).arg(u8::from(*last));
             }
             Self::HoldFacet { length } | Self::Extend { length } => {
                 command.arg(length.as_millis() as u64);

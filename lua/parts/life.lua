@@ -75,7 +75,7 @@ local function life()
   end
 
   -- Puts a message aside, because of: 1 its attempts, 2 its crashes, 3 that it expired, 4 that too many
-  -- waited. Returns nil, or the error that says why it cannot be put there.
+  -- waited, 5 that a worker said so. Returns nil, or the error that says why it cannot be put there.
   local function bury(q, facet, message, cause)
     local key = q.died_of .. facet
     for _, read in ipairs({ { "HLEN", q.letters }, { "ZCARD", q.dead }, { "ZCARD", key } }) do
@@ -143,7 +143,7 @@ local function life()
 
   -- Gives a leased message back: the one way back for all that is leased. `how` says whether it was an
   -- attempt (counted), whether its lease has ended (crashed), in how many ms it is to be served again
-  -- (after; nil: next of its facet), and why it failed (reason).
+  -- (after; nil: next of its facet), whether it is given up now (last), and why it failed (reason).
   -- Returns nil, or the error that says why it cannot go where it should; it stays leased then.
   local function release(q, lease, id, facet, message, how)
     local m = split(message or "")
@@ -154,7 +154,9 @@ local function life()
     m.crashes = m.crashes + (how.crashed and 1 or 0)
     local text, failed = join(m, message, how.reason), nil
     local after = how.after and how.after(m.attempts)
-    if how.counted == 1 and m.attempts >= (q.own.max_attempts or 20) then
+    if how.last then
+      failed = bury(q, facet, text, 5)
+    elseif how.counted == 1 and m.attempts >= (q.own.max_attempts or 20) then
       failed = bury(q, facet, text, 1)
     elseif how.crashed and m.crashes >= (q.own.max_crashes or 5) then
       failed = bury(q, facet, text, 2)

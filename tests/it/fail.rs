@@ -354,3 +354,23 @@ async fn a_failure_that_has_a_wrong_key_in_its_way_keeps_its_lease() {
     assert_eq!(deaths(&queue).await, [(Death::Attempts, 2, 0)]);
     end(space, &queue).await;
 }
+
+#[tokio::test]
+async fn what_a_worker_buries_is_a_dead_letter_at_once_with_its_reason_and_attempts_to_spare() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 2).await;
+    lease(&queue).await.bury("it has no address").await.unwrap();
+    let second = lease(&queue).await;
+    let token = second.token().clone();
+    space.broker.bury(&token, "nor has this").await.unwrap();
+    assert!(matches!(second.ack().await, Err(Error::LeaseLost(_))));
+    assert_eq!(deaths(&queue).await, [(Death::Buried, 1, 0), (Death::Buried, 1, 0)]);
+    let (page, _) = queue.dead_letters().page(Cursor::default()).await.unwrap();
+    let mut reasons: Vec<_> = page.into_iter().map(|letter| letter.reason.unwrap()).collect();
+    reasons.sort();
+    assert_eq!(reasons, ["it has no address", "nor has this"]);
+    // It can be served again as any other.
+    assert_eq!(queue.dead_letters().redrive().await.unwrap(), 2);
+    assert_eq!(numbers(&queue).await, [0, 1]);
+    end(space, &queue).await;
+}

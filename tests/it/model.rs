@@ -92,6 +92,8 @@ enum Step {
     },
     Fail {
         token: usize,
+        /// Whether it is given up.
+        last: bool,
     },
     HoldFacet {
         token: usize,
@@ -269,6 +271,7 @@ struct Back {
     counted: bool,
     crashed: bool,
     failed: bool,
+    last: bool,
     /// When it is served again; none for next of its facet.
     due: Option<u64>,
 }
@@ -586,7 +589,9 @@ impl Queue {
         message.crashes += u32::from(back.crashed);
         message.failed |= back.failed;
         self.totals[CAME_BACK] += 1;
-        if back.counted && message.attempts >= self.own.max_attempts {
+        if back.last {
+            self.bury(facet, message, Death::Buried, now);
+        } else if back.counted && message.attempts >= self.own.max_attempts {
             self.bury(facet, message, Death::Attempts, now);
         } else if back.crashed && message.crashes >= self.own.max_crashes {
             self.bury(facet, message, Death::Crashes, now);
@@ -674,7 +679,7 @@ impl Queue {
             }
         }
         ids.sort_unstable_by(|a, b| b.cmp(a));
-        let back = Back { counted: true, crashed: true, failed: false, due: None };
+        let back = Back { counted: true, crashed: true, failed: false, last: false, due: None };
         for id in &ids {
             self.release(*id, back, now);
         }
@@ -1214,7 +1219,7 @@ impl Model {
 
     fn step(&mut self, step: &Step) -> Outcome {
         let now = self.now;
-        let back = Back { counted: true, crashed: false, failed: false, due: None };
+        let back = Back { counted: true, crashed: false, failed: false, last: false, due: None };
         match step {
             Step::Deliver { messages, .. } => match self.deliver(messages) {
                 Some(delivered) => Outcome::Delivered { delivered },
@@ -1386,7 +1391,7 @@ impl Model {
             Step::NackAfter { token, ms } => {
                 self.give_back(*token, Back { due: Some(now + ms), ..back }, None)
             }
-            Step::Fail { token } => {
+            Step::Fail { token, last } => {
                 // Of a backoff of 100 ms: the tests have no jitter.
                 let held =
                     self.chosen(&[*token]).first().copied().filter(|token| self.holds(*token));
@@ -1396,7 +1401,7 @@ impl Model {
                     let wait = (1000 << attempts.min(20)).min(600_000);
                     now + wait / 2
                 });
-                self.give_back(*token, Back { due, failed: true, ..back }, None)
+                self.give_back(*token, Back { due, failed: true, last: *last, ..back }, None)
             }
             Step::HoldFacet { token, ms } => {
                 self.give_back(*token, Back { counted: false, ..back }, Some(*ms))
@@ -1524,7 +1529,7 @@ impl ReferenceStateMachine for Model {
             3 => (token(), 0..COSTS.len()).prop_map(|(token, cost)| Step::AckCost { token, cost }),
             5 => token().prop_map(|token| Step::Nack { token }),
             2 => (token(), 1..60u64).prop_map(|(token, ms)| Step::NackAfter { token, ms }),
-            3 => token().prop_map(|token| Step::Fail { token }),
+            3 => (token(), prop::bool::weighted(0.3)).prop_map(|(token, last)| Step::Fail { token, last }),
             2 => (token(), 1..60u64).prop_map(|(token, ms)| Step::HoldFacet { token, ms }),
             4 => (token(), length()).prop_map(|(token, length)| Step::Extend { token, length }),
             7 => prop_oneof![9 => 0..50u64, 1 => Just(2000u64)].prop_map(|ms| Step::Pass { ms }),
@@ -1716,8 +1721,12 @@ impl<B: Breach> Real<B> {
                 let time = Duration::from_millis(*ms);
                 self.each(model, *token, async |token| broker.nack_after(&token, time).await).await
             }
-            Step::Fail { token } => {
+            Step::Fail { token, last: false } => {
                 self.each(model, *token, async |token| broker.fail(&token, "it was due").await)
+                    .await
+            }
+            Step::Fail { token, last: true } => {
+                self.each(model, *token, async |token| broker.bury(&token, "it was due").await)
                     .await
             }
             Step::HoldFacet { token, ms } => {
