@@ -3,12 +3,14 @@
 use std::{
     fmt::Display,
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
-    MessageId, Token, Undecodable,
+    Error, MessageId, Token, Undecodable,
     core::Core,
     error::Result,
     lease::check_length,
@@ -32,6 +34,8 @@ pub struct Delivery<T = serde_json::Value> {
     stored: Stored,
     message: Result<T, Undecodable>,
     expires_at: Mutex<Instant>,
+    /// There once somebody has asked for it, or cancels it.
+    lost: OnceLock<CancellationToken>,
 }
 
 opaque_debug!(Delivery<T>);
@@ -51,6 +55,7 @@ impl<T> Delivery<T> {
             message: stored.decode(decode),
             stored,
             expires_at: Mutex::new(end(asked, length)),
+            lost: OnceLock::new(),
         }
     }
 
@@ -218,9 +223,32 @@ impl<T> Delivery<T> {
     /// [`LeaseLost`](crate::Error::LeaseLost) when the lease has ended: stop working on the
     /// message. [`Invalid`](crate::Error::Invalid) when `lease` is out of its range.
     pub async fn extend(&self, lease: Duration) -> Result<()> {
-        let end = extend(&self.core, &self.token, lease).await?;
-        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = end;
+        let extended = extend(&self.core, &self.token, lease).await;
+        if let Err(Error::LeaseLost(_)) = extended {
+            self.lose();
+        }
+        self.extended(extended?);
         Ok(())
+    }
+
+    /// Cancelled as soon as it is known that the lease is lost: stop working on the message, somebody
+    /// else may have it.
+    ///
+    /// [`extend`](Self::extend) finds out, and a [`Worker`](crate::Worker), which extends the leases of
+    /// what its handlers have in hand. Where neither is there, [`expires_at`](Self::expires_at) says
+    /// when it ends.
+    pub fn lost(&self) -> &CancellationToken {
+        self.lost.get_or_init(CancellationToken::new)
+    }
+
+    /// The lease ends then.
+    pub(crate) fn extended(&self, end: Instant) {
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = end;
+    }
+
+    /// The lease is known to be lost.
+    pub(crate) fn lose(&self) {
+        self.lost().cancel();
     }
 }
 
@@ -257,6 +285,6 @@ pub(crate) async fn extend(core: &Core, token: &Token, length: Duration) -> Resu
 
 /// When a lease ends that was asked for then: Redis counts in whole milliseconds from the one that
 /// has begun.
-fn end(asked: Instant, length: Duration) -> Instant {
+pub(crate) fn end(asked: Instant, length: Duration) -> Instant {
     asked + Duration::from_millis(length.as_millis() as u64 - 1)
 }

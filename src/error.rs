@@ -187,6 +187,12 @@ pub enum Invalid {
         /// What is wrong with it. The URL itself is not repeated, since it may have a password.
         problem: &'static str,
     },
+    /// A setting for a queue that is not among those of the worker.
+    #[error("the worker has no queue `{name}`")]
+    NoSuchQueue {
+        /// What was given.
+        name: String,
+    },
     /// The text of a message's number.
     #[error("this is no number of a message")]
     MessageId,
@@ -311,6 +317,20 @@ impl Error {
             error => error,
         }
     }
+}
+
+/// An error and what lies behind it, in one line. What a cause repeats is said once.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(behind) = cause {
+        let said = behind.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = behind.source();
+    }
+    text
 }
 
 /// The runtime that a call was made in has ended under it.

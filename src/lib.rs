@@ -20,6 +20,7 @@ mod link;
 mod listener;
 mod marker;
 mod message;
+mod outcome;
 mod pull;
 mod queue;
 mod queues;
@@ -30,6 +31,7 @@ mod serve;
 mod settings;
 mod settle;
 mod stats;
+mod stop;
 mod subscriptions;
 mod take;
 #[cfg(feature = "testing")]
@@ -37,6 +39,8 @@ mod take;
 pub mod testing;
 mod token;
 mod wait;
+mod work;
+mod worker;
 
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
@@ -48,6 +52,7 @@ pub use facet::Facet;
 pub use lease::{Deliveries, Lease};
 pub use listener::{Heard, Listener, Missed};
 pub use message::{Headers, Message, MessageId, Receipt};
+pub use outcome::{Handled, Outcome, Report};
 pub use pull::Pull;
 pub use queue::Queue;
 pub use queues::Queues;
@@ -55,6 +60,7 @@ pub use routes::Route;
 pub use settings::{Backoff, FacetSettings, Overflow, QueueSettings, Rate};
 pub use stats::{Cursor, FacetState, FacetStats, Gate, Peeked, Stats, Why};
 pub use token::Token;
+pub use worker::Worker;
 
 /// Says what a handle is, and nothing of what it holds: closures, connections, passwords.
 macro_rules! opaque_debug {

@@ -1,13 +1,13 @@
 //! One queue: pull, lease, and its facets.
 
-use std::{fmt::Display, sync::Arc};
+use std::{error::Error, fmt::Display, sync::Arc};
 
 use serde_json::Value;
 
 use crate::{
-    Broker, Cursor, DeadLetters, Delivery, Facet, FacetStats, Finding, Invalid, Lease, Peeked,
-    Pull, QueueSettings, Stats, Undecodable, destroy::destroy, doctor, error::Result,
-    keys::check_name, opaque_debug, queues::Source, settings::Whose, stats,
+    Broker, Cursor, DeadLetters, Delivery, Facet, FacetStats, Finding, Invalid, Lease, Outcome,
+    Peeked, Pull, QueueSettings, Stats, Undecodable, Worker, destroy::destroy, doctor,
+    error::Result, keys::check_name, opaque_debug, queues::Source, settings::Whose, stats,
 };
 
 /// One queue; made by [`Broker::register_queue`] and [`Broker::queue`]. Cheap to clone.
@@ -102,6 +102,35 @@ impl<T: Send + 'static> Queue<T> {
     /// As for [`lease`](Self::lease).
     pub fn lease_many(&self, n: usize) -> Lease<Vec<Delivery<T>>> {
         Lease::many(&self.broker, Source::one(&self.name), n)
+    }
+
+    /// A worker that leases what is on this queue, gives it to `handler`, and settles it as that says:
+    /// an ack where it returns `Ok(())`, another attempt after the backoff where it returns an error or
+    /// panics, or an [`Outcome`] of its choice. See [`Worker`].
+    ///
+    /// ```no_run
+    /// # async fn send(_: &serde_json::Value) -> Result<(), std::io::Error> { Ok(()) }
+    /// # type Any = Box<dyn std::error::Error + Send + Sync>;
+    /// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {
+    /// let report = queue
+    ///     .worker(|delivery| async move {
+    ///         send(delivery.message()?).await?;
+    ///         Ok::<_, Any>(())
+    ///     })
+    ///     .concurrency(32)
+    ///     .run() // until SIGTERM or SIGINT
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn worker<H, F, O, E>(&self, handler: H) -> Worker<T>
+    where
+        T: Sync,
+        H: Fn(Arc<Delivery<T>>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<O, E>> + Send + 'static,
+        O: Into<Outcome>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        Worker::new(&self.broker, Source::one(&self.name), handler)
     }
 
     /// Serves nothing of this queue until it is resumed. Messages are still delivered to it, what is

@@ -1,12 +1,12 @@
 //! Several queues as one source.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use serde_json::Value;
 
 use crate::{
-    Broker, Delivery, Invalid, Lease, Pull, keys::check_name, opaque_debug, random::share,
-    settings::check_weight,
+    Broker, Delivery, Invalid, Lease, Outcome, Pull, Worker, keys::check_name, opaque_debug,
+    random::share, settings::check_weight,
 };
 
 /// Several queues as one source; made by [`Broker::in_order`] and [`Broker::by_weight`]. Cheap to
@@ -60,6 +60,35 @@ impl<T: Send + 'static> Queues<T> {
     pub fn lease_many(&self, n: usize) -> Lease<Vec<Delivery<T>>> {
         Lease::many(&self.broker, self.source.clone(), n)
     }
+
+    /// A worker that gives what is on these queues to `handler`. See
+    /// [`Queue::worker`](crate::Queue::worker); [`concurrency_of`](Worker::concurrency_of) bounds how
+    /// much of one of them is in hand.
+    ///
+    /// ```no_run
+    /// # type Any = Box<dyn std::error::Error + Send + Sync>;
+    /// # async fn example(broker: fairlane::Broker) -> fairlane::Result<()> {
+    /// let queues = broker.by_weight([("mails", 10.0), ("newsletters", 1.0)]);
+    /// let report = queues
+    ///     .worker(|delivery| async move {
+    ///         println!("{} of {}", delivery.queue(), delivery.facet());
+    ///         Ok::<_, Any>(())
+    ///     })
+    ///     .concurrency_of("newsletters", 4)
+    ///     .run()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn worker<H, F, O, E>(&self, handler: H) -> Worker<T>
+    where
+        T: Sync,
+        H: Fn(Arc<Delivery<T>>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<O, E>> + Send + 'static,
+        O: Into<Outcome>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        Worker::new(&self.broker, self.source.clone(), handler)
+    }
 }
 
 /// Where to take from.
@@ -72,6 +101,32 @@ pub(crate) enum Source {
 impl Source {
     pub(crate) fn one(queue: &Arc<str>) -> Self {
         Self::InOrder([queue.clone()].into())
+    }
+
+    /// Those of its queues that are allowed.
+    pub(crate) fn only(&self, allowed: impl Fn(&Arc<str>) -> bool) -> Self {
+        match self {
+            Self::InOrder(queues) => {
+                Self::InOrder(queues.iter().filter(|queue| allowed(queue)).cloned().collect())
+            }
+            Self::ByWeight(queues) => {
+                let allowed = queues.iter().filter(|(queue, _)| allowed(queue));
+                Self::ByWeight(allowed.cloned().collect())
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::InOrder(queues) => queues.is_empty(),
+            Self::ByWeight(queues) => queues.is_empty(),
+        }
+    }
+
+    /// Whether another one has all of its queues.
+    pub(crate) fn is_part_of(&self, other: &Self) -> bool {
+        let others = other.queues();
+        self.queues().iter().all(|queue| others.contains(queue))
     }
 
     pub(crate) fn check(&self) -> Result<(), Invalid> {

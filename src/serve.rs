@@ -30,6 +30,8 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Order {
     pub(crate) source: Source,
     pub(crate) most: usize,
+    /// How much of some queues, where that may be less.
+    pub(crate) most_of: Vec<(Arc<str>, usize)>,
     /// Of the lease; none to take for good.
     pub(crate) length: Option<Duration>,
     pub(crate) wait: Duration,
@@ -38,7 +40,12 @@ pub(crate) struct Order {
 impl Order {
     /// One that does not wait.
     pub(crate) fn new(source: Source, most: usize, length: Option<Duration>) -> Self {
-        Self { source, most: most.min(MOST), length, wait: Duration::ZERO }
+        Self { source, most: most.min(MOST), most_of: Vec::new(), length, wait: Duration::ZERO }
+    }
+
+    fn most(&self, queue: &Arc<str>) -> usize {
+        let of = self.most_of.iter().find(|(of, _)| of == queue);
+        of.map_or(self.most, |(_, most)| self.most.min(*most))
     }
 }
 
@@ -50,6 +57,21 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
         return Err(Invalid::OutOfRange { what: "wait", range: "0 to 24 h" }.into());
     }
     let until = Instant::now() + order.wait;
+    match first(core, order).await? {
+        First::Served(served) => Ok(served),
+        First::Nothing(waiting) => waiting.serve(core, order, until).await,
+    }
+}
+
+/// What the queues had when they were asked the first time.
+pub(crate) enum First {
+    Served(Unclaimed),
+    /// Nothing; who waits stands in their lines.
+    Nothing(Waiting),
+}
+
+/// Asks the queues, one after the other, for the first that has something.
+pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
     let waits = !order.wait.is_zero() && order.most > 0;
     let mut waiters: Vec<Waiter> = Vec::new();
     let (mut missing, mut away) = (None, None);
@@ -60,7 +82,7 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
         let mut asked = None;
         if !quiet {
             match ask(core, queue, order).await {
-                Ok((served, _)) if !served.taken.is_empty() => return Ok(served),
+                Ok((served, _)) if !served.taken.is_empty() => return Ok(First::Served(served)),
                 Ok((_, next)) => asked = Some(next),
                 Err(error @ Error::NoSuchQueue(_)) => missing = missing.or(Some(error)),
                 Err(error) if waits && passes(&error, order) => away = Some(error),
@@ -69,48 +91,71 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
         }
         waiters.extend(line.map(|line| Waiter::new(line, asked)));
     }
-    if let Some(error) = missing {
-        return Err(error);
+    match missing {
+        Some(error) => Err(error),
+        None => Ok(First::Nothing(Waiting { queue: queues.into_iter().next(), waiters, away })),
     }
-    let nothing = Unclaimed::new(core, queues.first(), Vec::new(), order);
-    if !waits {
-        return Ok(nothing);
-    }
-    let mut pause = Pause::default();
-    loop {
-        let turn = match timeout_at(until, first_turn(core, &mut waiters)).await {
-            Ok(turn) => turn?,
-            // It ends while Redis is away: a last call says so.
-            Err(_) => match waiters.iter().find(|waiter| waiter.line.is_away()) {
-                Some(waiter) => return Ok(ask(core, &waiter.line.queue, order).await?.0),
-                None => break,
-            },
-        };
-        match ask(core, turn.queue(), order).await {
-            Ok((served, next)) => {
-                let queue = turn.queue().clone();
-                turn.over(next);
-                if !served.taken.is_empty() {
-                    return Ok(served);
-                }
-                // Should it have taken so long that the line has gone on without it.
-                for waiter in waiters.iter_mut().filter(|waiter| waiter.line.queue == queue) {
-                    waiter.asked = Some(next);
-                }
-                (away, pause) = (None, Pause::default());
-            }
-            Err(error) if passes(&error, order) => {
-                debug!(target: "fairlane", queue = &**turn.queue(), %error, "waiting on");
-                drop(turn);
-                away = Some(error);
-                if !pause.before(until).await {
-                    break;
-                }
-            }
-            Err(error) => return Err(error),
+}
+
+/// One that found nothing: it stands in the lines of all its queues. Those who do not wait stand in
+/// none.
+pub(crate) struct Waiting {
+    /// The first of the queues.
+    queue: Option<Arc<str>>,
+    waiters: Vec<Waiter>,
+    /// Why it could not ask the last time.
+    away: Option<Error>,
+}
+
+impl Waiting {
+    /// Waits for something to serve. Dropped, it hands on what it was woken for.
+    pub(crate) async fn serve(
+        self,
+        core: &Arc<Core>,
+        order: &Order,
+        until: Instant,
+    ) -> Result<Unclaimed> {
+        let Self { queue, mut waiters, mut away } = self;
+        let nothing = Unclaimed::new(core, queue.as_ref(), Vec::new(), order);
+        if waiters.is_empty() {
+            return Ok(nothing);
         }
+        let mut pause = Pause::default();
+        loop {
+            let turn = match timeout_at(until, first_turn(core, &mut waiters)).await {
+                Ok(turn) => turn?,
+                // It ends while Redis is away: a last call says so.
+                Err(_) => match waiters.iter().find(|waiter| waiter.line.is_away()) {
+                    Some(waiter) => return Ok(ask(core, &waiter.line.queue, order).await?.0),
+                    None => break,
+                },
+            };
+            match ask(core, turn.queue(), order).await {
+                Ok((served, next)) => {
+                    let queue = turn.queue().clone();
+                    turn.over(next);
+                    if !served.taken.is_empty() {
+                        return Ok(served);
+                    }
+                    // Should it have taken so long that the line has gone on without it.
+                    for waiter in waiters.iter_mut().filter(|waiter| waiter.line.queue == queue) {
+                        waiter.asked = Some(next);
+                    }
+                    (away, pause) = (None, Pause::default());
+                }
+                Err(error) if passes(&error, order) => {
+                    debug!(target: "fairlane", queue = &**turn.queue(), %error, "waiting on");
+                    drop(turn);
+                    away = Some(error);
+                    if !pause.before(until).await {
+                        break;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        away.map_or(Ok(nothing), Err)
     }
-    away.map_or(Ok(nothing), Err)
 }
 
 /// Whether one that waits may go on after this. What may have been pulled is gone, and the caller
@@ -153,8 +198,8 @@ impl Takes {
 /// lease that is under way is not broken off: what reaches nobody goes back.
 async fn ask(core: &Arc<Core>, queue: &Arc<str>, order: &Order) -> Asked {
     let (key, shared) = ((queue.clone(), order.length), core.clone());
-    let (queue, length) = key.clone();
-    let asking = core.takes.join(key, order.most, order.most, length.is_some(), move |callers| {
+    let ((queue, length), most) = (key.clone(), order.most(queue));
+    let asking = core.takes.join(key, most, most, length.is_some(), move |callers| {
         together(shared, queue, length, callers)
     });
     asking.await.unwrap_or_else(|| Err(runtime_ended()))

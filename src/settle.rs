@@ -19,7 +19,7 @@ use crate::{
 const MOST: usize = 1000;
 
 /// What to do with a lease.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Settling {
     /// `cost`: what it was, where that is not what it was delivered with.
     Ack { cost: Option<f64> },
@@ -90,17 +90,22 @@ async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>)
     // What was leased together goes as one group.
     callers.sort_by(|(a, _), (b, _)| (&a.queue, a.lease).cmp(&(&b.queue, b.lease)));
     let (tokens, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let mut settled = settle_each(&core, &ACK, &tokens).await;
-    let alone = tokens.len() == 1;
-    for (token, reply) in tokens.iter().zip(replies) {
-        reply.give(match &mut settled {
+    let settled = settle_apart(&core, &ACK, &tokens).await;
+    replies.into_iter().zip(settled).for_each(|(reply, outcome)| reply.give(outcome));
+}
+
+/// Settles leases together, and says what became of each: one is not refused for another's fault.
+pub(crate) async fn settle_apart(core: &Core, how: &Settling, tokens: &[Token]) -> Vec<Result<()>> {
+    let mut settled = settle_each(core, how, tokens).await;
+    let mut outcomes = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        outcomes.push(match &mut settled {
             Ok(lost) => match lost.iter().position(|lost| lost.token == *token) {
                 Some(place) => Err(lost.swap_remove(place).error()),
                 None => Ok(()),
             },
-            // One is not refused for another's fault.
-            Err(error) if error.is_of_one() && !alone => {
-                let again = settle_one(&core, &ACK, token).await;
+            Err(error) if error.is_of_one() && tokens.len() > 1 => {
+                let again = settle_one(core, how, token).await;
                 if again.as_ref().is_err_and(|error| !error.is_of_one()) {
                     settled = Err(Error::not_made());
                 }
@@ -109,6 +114,7 @@ async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>)
             Err(error) => Err(error.clone()),
         });
     }
+    outcomes
 }
 
 /// A token that is not the caller's any more.

@@ -42,3 +42,4 @@ mod ttl;
 mod unregister_queue;
 mod wait;
 mod why;
+mod worker;

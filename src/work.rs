@@ -1,0 +1,605 @@
+//! What a worker does: one task that leases, settles and extends for all its handlers.
+//!
+//! Each of the three is at most one call at a time. What comes meanwhile waits for it and goes out
+//! with the next, so that the batches grow with the load. When handlers end, their settling and the
+//! lease of as many others are sent in one go: a round trip for both.
+
+use std::{
+    collections::HashMap,
+    future::pending,
+    mem::take,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_core::future::BoxFuture;
+use futures_util::future::join_all;
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, sleep_until, timeout_at},
+};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
+
+use crate::{
+    Delivery, Error, Handled, Outcome, Report, Token, Worker,
+    delivery::end,
+    error::Result,
+    link::Pause,
+    serve::{First, LONGEST, Order, Unclaimed, first},
+    settle::{Settling, settle, settle_apart},
+    stop::Stop,
+};
+
+/// How long handlers that were aborted may take to end: those that do not, block.
+const ABORTED: Duration = Duration::from_secs(1);
+/// How long giving back may take at the end.
+const GIVING_BACK: Duration = Duration::from_secs(2);
+
+/// What a handler returned, or the text of its error; and how long it took.
+type Returned = (Result<Outcome, String>, Duration);
+/// What became of what was to be settled.
+type Settled<T> = Vec<(Ended<T>, Result<()>)>;
+
+/// A worker at work.
+pub(crate) struct Work<T> {
+    worker: Arc<Worker<T>>,
+    until_empty: bool,
+    handlers: JoinSet<Returned>,
+    running: HashMap<Id, InHand<T>>,
+    /// What handlers have ended with, to be settled.
+    ended: Vec<Ended<T>>,
+    taking: Taking,
+    settling: Option<BoxFuture<'static, Settled<T>>>,
+    extending: Option<BoxFuture<'static, Extended>>,
+    /// After a settling that did not reach Redis.
+    settle_at: Option<Instant>,
+    pause: Pause,
+    /// The handlers have until then; none while it goes on.
+    stopping: Option<Instant>,
+    /// What ended it.
+    failed: Option<Error>,
+    /// Whether the queues were asked while nothing was in hand: what they had then is all there is.
+    asked_idle: bool,
+    /// Whether they had nothing the last time.
+    empty: bool,
+    report: Report,
+}
+
+/// A message whose handler runs.
+struct InHand<T> {
+    delivery: Arc<Delivery<T>>,
+    span: Span,
+    begun: Instant,
+    extend_at: Instant,
+    /// Whether its lease is known to be lost.
+    lost: bool,
+}
+
+/// A message whose handler has ended.
+struct Ended<T> {
+    delivery: Arc<Delivery<T>>,
+    span: Span,
+    outcome: Outcome,
+    settling: Settling,
+    took: Duration,
+    /// Whether it may be settled already, by a call that had no answer.
+    doubtful: bool,
+}
+
+/// The next messages, on their way.
+enum Taking {
+    No,
+    /// Asks these queues; not to be broken off, since it may have leased.
+    Asking(Arc<Order>, BoxFuture<'static, Result<First>>),
+    /// Waits for them.
+    Waiting(Arc<Order>, BoxFuture<'static, Result<Unclaimed>>),
+    /// After an error that may pass.
+    Paused(Instant),
+}
+
+/// What became of leases that were to have more time.
+struct Extended {
+    tokens: Vec<(Id, Token)>,
+    asked: std::time::Instant,
+    lost: Result<Vec<Token>>,
+}
+
+impl<T: Send + Sync + 'static> Work<T> {
+    pub(crate) fn new(worker: Worker<T>, until_empty: bool) -> Self {
+        Self {
+            worker: Arc::new(worker),
+            until_empty,
+            handlers: JoinSet::new(),
+            running: HashMap::new(),
+            ended: Vec::new(),
+            taking: Taking::No,
+            settling: None,
+            extending: None,
+            settle_at: None,
+            pause: Pause::default(),
+            stopping: None,
+            failed: None,
+            asked_idle: false,
+            empty: false,
+            report: Report::default(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<Report> {
+        let mut stop = Stop::new(&self.worker.stop, self.worker.signals);
+        loop {
+            // The settling first: what it frees in Redis can be leased by the call behind it.
+            self.settle();
+            self.extend();
+            match self.stopping {
+                None => self.take(),
+                Some(_) => self.taking = Taking::No,
+            }
+            if self.is_done() {
+                break;
+            }
+            let (wake_up, over) = (self.wake_up(), self.stopping);
+            tokio::select! {
+                biased;
+                () = stop.requested() => match self.stopping {
+                    None => self.stop("it was told to"),
+                    Some(_) => break,
+                },
+                settled = next(&mut self.settling) => self.settled(settled),
+                taken = self.taking.next() => self.taken(taken),
+                extended = next(&mut self.extending) => self.extended(extended),
+                Some(joined) = self.handlers.join_next_with_id() => {
+                    self.ended(joined);
+                    while let Some(joined) = self.handlers.try_join_next_with_id() {
+                        self.ended(joined);
+                    }
+                }
+                () = until(wake_up) => self.look_at_leases(),
+                () = until(over) => break,
+            }
+        }
+        self.give_back().await;
+        let report = self.report;
+        info!(target: "fairlane", ?report, "worker stopped");
+        self.failed.map_or(Ok(report), Err)
+    }
+
+    /// Whether all is done that was to be done.
+    fn is_done(&self) -> bool {
+        self.is_idle() && self.stopping.is_some()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.ended.is_empty() && self.settling.is_none()
+    }
+
+    /// Takes nothing new.
+    fn stop(&mut self, why: &str) {
+        let (running, grace) = (self.running.len(), self.worker.grace);
+        info!(target: "fairlane", running, ?grace, "worker stops: {why}");
+        self.stopping = Some(far(grace));
+    }
+
+    // ------------------------------------------------------------------------------------- leases
+
+    /// What may be taken now: nothing where no handler is free.
+    fn order(&self) -> Option<Order> {
+        let worker = &self.worker;
+        let free = worker.concurrency - self.running.len();
+        let mut most_of = Vec::new();
+        for (queue, most) in &worker.concurrency_of {
+            let of = |in_hand: &&InHand<T>| in_hand.delivery.queue() == &**queue;
+            most_of.push((queue.clone(), most - self.running.values().filter(of).count()));
+        }
+        let full = |queue: &Arc<str>| most_of.iter().any(|(of, most)| of == queue && *most == 0);
+        let source = worker.source.only(|queue| !full(queue));
+        if free == 0 || source.is_empty() {
+            return None;
+        }
+        let wait = if self.until_empty { Duration::ZERO } else { LONGEST };
+        let order = Order::new(source, free, Some(worker.length));
+        Some(Order { most_of, wait, ..order })
+    }
+
+    fn take(&mut self) {
+        match &self.taking {
+            Taking::Asking(..) | Taking::Paused(_) => return,
+            // A queue has room again that is not waited for.
+            Taking::Waiting(waiting, _)
+                if self.order().is_none_or(|order| order.source.is_part_of(&waiting.source)) =>
+            {
+                return;
+            }
+            Taking::Waiting(..) | Taking::No => {}
+        }
+        if self.until_empty && self.empty && !self.is_idle() {
+            return; // What is in hand may come back, and only then is it worth asking.
+        }
+        let Some(order) = self.order().map(Arc::new) else { return };
+        let (core, asked) = (self.worker.core.clone(), order.clone());
+        let asking = Box::pin(async move { first(&core, &asked).await });
+        self.taking = Taking::Asking(order, asking);
+        self.asked_idle = self.is_idle();
+    }
+
+    fn taken(&mut self, taken: Result<Option<First>>) {
+        let before = std::mem::replace(&mut self.taking, Taking::No);
+        match (taken, before) {
+            (Ok(Some(First::Served(served))), _) => {
+                (self.pause, self.empty) = (Pause::default(), false);
+                self.start(served);
+            }
+            (Ok(Some(First::Nothing(_))), _) if self.until_empty => match self.asked_idle {
+                true => self.stop("nothing can be served now"),
+                false => self.empty = true,
+            },
+            (Ok(Some(First::Nothing(waiting))), Taking::Asking(order, _)) => {
+                let (core, waited) = (self.worker.core.clone(), order.clone());
+                let until = Instant::now() + order.wait;
+                let waiting = async move { waiting.serve(&core, &waited, until).await };
+                self.taking = Taking::Waiting(order, Box::pin(waiting));
+            }
+            // After a day without anything, or a pause.
+            (Ok(_), _) => {}
+            (Err(error), _) if passes(&error) && !self.until_empty => {
+                warn!(target: "fairlane", %error, "nothing could be leased; trying again");
+                self.taking = Taking::Paused(Instant::now() + self.pause.next());
+            }
+            (Err(error), _) => {
+                self.failed = Some(error);
+                self.stop("it cannot lease");
+            }
+        }
+    }
+
+    /// Starts a handler for each of these.
+    fn start(&mut self, served: Unclaimed) {
+        let (queue, taken) = served.claim();
+        let worker = &self.worker;
+        let extend_at =
+            taken.first().map(|taken| Instant::from_std(taken.asked) + worker.length / 3);
+        for taken in taken {
+            let delivery =
+                Arc::new(Delivery::new(&worker.core, &queue, worker.length, &worker.decode, taken));
+            let span = span(&delivery);
+            let (given, worker, begun) = (delivery.clone(), worker.clone(), Instant::now());
+            let handling = async move {
+                worker.before.iter().for_each(|hook| hook(&given));
+                let outcome = (worker.handler)(given).await;
+                (outcome, begun.elapsed())
+            };
+            let id = self.handlers.spawn(handling.instrument(span.clone())).id();
+            let extend_at = extend_at.unwrap_or(begun);
+            self.running.insert(id, InHand { delivery, span, begun, extend_at, lost: false });
+            self.report.leased += 1;
+        }
+    }
+
+    // ---------------------------------------------------------------------------------- outcomes
+
+    /// A handler has ended.
+    fn ended(&mut self, joined: Result<(Id, Returned), JoinError>) {
+        let (id, outcome, took) = match joined {
+            Ok((id, (outcome, took))) => (id, outcome, Some(took)),
+            Err(failed) => {
+                let id = failed.id();
+                // One that was aborted is given back.
+                let Ok(panic) = failed.try_into_panic() else { return };
+                self.report.panicked += 1;
+                (id, Err(format!("panicked: {}", text_of(&*panic))), None)
+            }
+        };
+        let Some(InHand { delivery, span, begun, lost, .. }) = self.running.remove(&id) else {
+            return;
+        };
+        let took = took.unwrap_or_else(|| begun.elapsed());
+        let outcome = outcome.unwrap_or_else(Outcome::Fail);
+        let (outcome, settling) = outcome.checked();
+        let ended = Ended { delivery, span, outcome, settling, took, doubtful: false };
+        match lost {
+            true => self.over(ended, None),
+            false => self.ended.push(ended),
+        }
+    }
+
+    /// Settles what has ended: what is settled in the same way, in one call.
+    fn settle(&mut self) {
+        if self.settling.is_some()
+            || self.ended.is_empty()
+            || self.settle_at.is_some_and(|at| at > Instant::now())
+        {
+            return;
+        }
+        let mut groups: Vec<Vec<Ended<T>>> = Vec::new();
+        for ended in take(&mut self.ended) {
+            match groups.iter_mut().find(|group| group[0].settling == ended.settling) {
+                Some(group) => group.push(ended),
+                None => groups.push(vec![ended]),
+            }
+        }
+        let core = self.worker.core.clone();
+        self.settling = Some(Box::pin(async move {
+            let calls = groups.into_iter().map(|mut group| async {
+                // What was leased together goes as one group; what goes back to the front, in its order.
+                group.sort_by_key(|ended| {
+                    let token = ended.delivery.token();
+                    (token.queue.clone(), token.lease, token.id)
+                });
+                let tokens: Vec<_> =
+                    group.iter().map(|ended| ended.delivery.token().clone()).collect();
+                let outcomes = settle_apart(&core, &group[0].settling, &tokens).await;
+                group.into_iter().zip(outcomes).collect::<Vec<_>>()
+            });
+            join_all(calls).await.into_iter().flatten().collect()
+        }));
+    }
+
+    fn settled(&mut self, settled: Settled<T>) {
+        self.settle_at = None;
+        let now = std::time::Instant::now();
+        for (mut ended, outcome) in settled {
+            let there = ended.delivery.expires_at() > now;
+            match outcome {
+                // Redis is away: again, as long as the lease can be there.
+                Err(Error::NotSent(_)) if there => self.ended.push(ended),
+                Err(Error::MaybeApplied(_)) if there => {
+                    ended.doubtful = true;
+                    self.ended.push(ended);
+                }
+                // The call that had no answer may have settled it.
+                Err(error @ Error::LeaseLost(_)) if ended.doubtful => {
+                    debug!(target: "fairlane", %error, "settled before, or lost");
+                    self.over(ended, Some(Err(error)));
+                }
+                Err(Error::LeaseLost(_)) => self.over(ended, None),
+                Err(Error::NotSent(_)) if !ended.doubtful => self.over(ended, None),
+                outcome => self.over(ended, Some(outcome)),
+            }
+        }
+        if !self.ended.is_empty() {
+            self.settle_at = Some(Instant::now() + self.pause.next());
+        }
+    }
+
+    /// Nothing more is done for a message. No outcome: its lease was lost.
+    fn over(&mut self, ended: Ended<T>, outcome: Option<Result<()>>) {
+        let Ended { delivery, span, outcome: wanted, settling, took, .. } = ended;
+        let _in_span = span.enter();
+        let settled = outcome.unwrap_or_else(|| Err(Error::LeaseLost(delivery.id())));
+        match &settled {
+            Ok(()) => {
+                self.report.count(&settling);
+                if let Outcome::Fail(reason) | Outcome::Dead(reason) = &wanted {
+                    warn!(target: "fairlane", reason, "failed");
+                }
+            }
+            Err(Error::LeaseLost(_)) if !ended.doubtful => {
+                delivery.lose();
+                self.report.lost += 1;
+                warn!(target: "fairlane", "its lease was lost before its handler had ended");
+            }
+            Err(error) => {
+                self.report.unsettled += 1;
+                warn!(target: "fairlane", %error, "not settled");
+            }
+        }
+        let handled = Handled { outcome: &wanted, settled, took };
+        for hook in &self.worker.after {
+            // One that panics must not take the worker along.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(&delivery, &handled))) {
+                error!(target: "fairlane", "a hook panicked: {}", text_of(&*panic));
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------ the time
+
+    /// Gives more time to what has had a third of it, and to what will have soon.
+    fn extend(&mut self) {
+        let now = Instant::now();
+        let length = self.worker.length;
+        let due = |in_hand: &InHand<T>| !in_hand.lost && in_hand.extend_at <= now;
+        if self.extending.is_some() || !self.running.values().any(due) {
+            return;
+        }
+        let soon = now + length / 10;
+        let mut tokens: Vec<_> = (self.running.iter())
+            .filter(|(_, in_hand)| !in_hand.lost && in_hand.extend_at <= soon)
+            .map(|(id, in_hand)| (*id, in_hand.delivery.token().clone()))
+            .collect();
+        tokens.sort_by(|(_, a), (_, b)| (&a.queue, a.lease, a.id).cmp(&(&b.queue, b.lease, b.id)));
+        let core = self.worker.core.clone();
+        self.extending = Some(Box::pin(async move {
+            let asked = std::time::Instant::now();
+            let all: Vec<_> = tokens.iter().map(|(_, token)| token.clone()).collect();
+            let lost = settle(&core, &Settling::Extend { length }, &all).await;
+            Extended { tokens, asked, lost }
+        }));
+    }
+
+    fn extended(&mut self, Extended { tokens, asked, lost }: Extended) {
+        let length = self.worker.length;
+        let lost = lost.map_err(|error| warn!(target: "fairlane", %error, "leases not extended"));
+        for (id, token) in tokens {
+            let Some(in_hand) = self.running.get_mut(&id) else { continue };
+            match &lost {
+                Ok(lost) if lost.contains(&token) => in_hand.lose(),
+                Ok(_) => {
+                    in_hand.delivery.extended(end(asked, length));
+                    in_hand.extend_at = Instant::from_std(asked) + length / 3;
+                }
+                Err(()) => in_hand.extend_at = Instant::now() + length / 20,
+            }
+        }
+    }
+
+    /// When a lease is to be extended, or has ended; or what was put off is to be done.
+    fn wake_up(&self) -> Option<Instant> {
+        let leases = self.running.values().filter(|in_hand| !in_hand.lost).map(|in_hand| {
+            let end = Instant::from_std(in_hand.delivery.expires_at());
+            if self.extending.is_some() { end } else { in_hand.extend_at.min(end) }
+        });
+        leases.chain(self.settle_at.filter(|_| !self.ended.is_empty())).min()
+    }
+
+    /// Tells the handlers whose leases have ended.
+    fn look_at_leases(&mut self) {
+        let now = std::time::Instant::now();
+        for in_hand in self.running.values_mut() {
+            if !in_hand.lost && in_hand.delivery.expires_at() <= now {
+                in_hand.lose();
+            }
+        }
+    }
+
+    // --------------------------------------------------------------------------------------- end
+
+    /// Ends the handlers that still run, and gives back what they had.
+    async fn give_back(&mut self) {
+        self.taking = Taking::No;
+        self.handlers.abort_all();
+        let end = Instant::now() + ABORTED;
+        while let Ok(Some(joined)) = timeout_at(end, self.handlers.join_next_with_id()).await {
+            self.ended(joined); // It may have ended by itself.
+        }
+        let end = Instant::now() + GIVING_BACK;
+        for InHand { delivery, span, begun, lost, .. } in take(&mut self.running).into_values() {
+            let ended = Ended {
+                delivery,
+                span,
+                outcome: Outcome::Retry(Duration::ZERO),
+                settling: Settling::Nack { counted: false, after: None },
+                took: begun.elapsed(),
+                doubtful: false,
+            };
+            match lost {
+                true => self.over(ended, None),
+                false => self.ended.push(ended),
+            }
+        }
+        while self.settling.is_some() || !self.ended.is_empty() {
+            self.settle();
+            tokio::select! {
+                settled = next(&mut self.settling) => self.settled(settled),
+                () = until(self.settle_at) => self.settle_at = None,
+                () = sleep_until(end) => break,
+            }
+        }
+        // Redis is away: it comes back when the leases end.
+        for ended in take(&mut self.ended) {
+            let error = Error::not_made();
+            self.over(ended, Some(Err(error)));
+        }
+    }
+}
+
+impl<T> InHand<T> {
+    fn lose(&mut self) {
+        self.lost = true;
+        self.delivery.lose();
+    }
+}
+
+impl Taking {
+    /// What was taken; nothing after a pause.
+    async fn next(&mut self) -> Result<Option<First>> {
+        match self {
+            Self::No => pending().await,
+            Self::Asking(_, asking) => asking.await.map(Some),
+            Self::Waiting(_, waiting) => Ok(Some(First::Served(waiting.await?))),
+            Self::Paused(end) => {
+                sleep_until(*end).await;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Whether a worker goes on after this: it may pass by itself.
+fn passes(error: &Error) -> bool {
+    matches!(error, Error::NotSent(_) | Error::MaybeApplied(_) | Error::Server { .. } | Error::Full)
+}
+
+/// The outcome of what is under way; it is over with that.
+async fn next<T>(under_way: &mut Option<BoxFuture<'static, T>>) -> T {
+    let Some(future) = under_way else { return pending().await };
+    let outcome = future.await;
+    *under_way = None;
+    outcome
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+/// So long from now, or as good as never.
+fn far(time: Duration) -> Instant {
+    const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    Instant::now() + time.min(YEARS)
+}
+
+/// What somebody has panicked with.
+fn text_of(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a text")
+}
+
+/// The span of a message. Where its sender was part of a trace, it is another part of that, and none
+/// of what the worker was started in.
+fn span<T>(delivery: &Delivery<T>) -> Span {
+    let trace = delivery.headers().get("traceparent").and_then(|header| trace_context(header));
+    let (queue, facet, topic) = (delivery.queue(), delivery.facet(), delivery.topic());
+    let (id, attempt) = (delivery.id().0, delivery.attempt().get());
+    match trace {
+        Some((trace_id, parent_id)) => info_span!(
+            target: "fairlane", parent: None, "handle", queue, facet, topic, id, attempt, trace_id, parent_id
+        ),
+        None => {
+            info_span!(target: "fairlane", "handle", queue, facet, topic, id, attempt)
+        }
+    }
+}
+
+/// Trace and parent, of a header as the W3C has it: `00-<32 hex>-<16 hex>-<flags>`.
+fn trace_context(header: &str) -> Option<(&str, &str)> {
+    let mut parts = header.split('-');
+    let mut hex = |len: usize| {
+        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        parts.next().filter(|part| part.len() == len && part.bytes().all(digit))
+    };
+    let version = hex(2).filter(|version| *version != "ff")?;
+    let ids = [hex(32)?, hex(16)?];
+    hex(2)?;
+    // A later version may have more parts.
+    let ends = version != "00" || parts.next().is_none();
+    let real = |id: &&str| id.bytes().any(|digit| digit != b'0');
+    (ends && ids.iter().all(real)).then_some((ids[0], ids[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_context_is_read_and_what_is_none_is_not() {
+        let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        assert_eq!(trace_context(&format!("00-{trace}-{parent}-01")), Some((trace, parent)));
+        assert_eq!(trace_context(&format!("cc-{trace}-{parent}-01-more")), Some((trace, parent)));
+        for header in [
+            String::new(),
+            format!("00-{trace}-{parent}"),
+            format!("00-{trace}-{parent}-01-more"),
+            format!("ff-{trace}-{parent}-01"),
+            format!("00-{}-{parent}-01", "0".repeat(32)),
+            format!("00-{trace}-{}-01", "0".repeat(16)),
+            format!("00-{}-{parent}-01", trace.to_uppercase()),
+            format!("00-{trace}x-{parent}-01"),
+        ] {
+            assert_eq!(trace_context(&header), None, "{header}");
+        }
+    }
+}

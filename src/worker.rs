@@ -1,0 +1,230 @@
+//! A worker: leases messages, gives them to a handler, and settles them as it says.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_core::future::BoxFuture;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Broker, Delivery, Handled, Invalid, Outcome, Report,
+    core::Core,
+    error::{Result, chain},
+    keys::check_name,
+    lease::{LASTING, check_length},
+    message::{AnyError, Decode},
+    opaque_debug,
+    queues::Source,
+    take::MOST,
+    work::Work,
+};
+
+/// How many handlers run at a time where nothing is said.
+const CONCURRENCY: usize = 32;
+/// How long a worker that stops waits for its handlers where nothing is said: what starts it often
+/// kills it after 30 seconds.
+const GRACE: Duration = Duration::from_secs(25);
+
+type Handler<T> =
+    Box<dyn Fn(Arc<Delivery<T>>) -> BoxFuture<'static, Result<Outcome, String>> + Send + Sync>;
+pub(crate) type Before<T> = Box<dyn Fn(&Delivery<T>) + Send + Sync>;
+pub(crate) type After<T> = Box<dyn Fn(&Delivery<T>, &Handled<'_>) + Send + Sync>;
+
+/// A worker that is about to run; made by [`Queue::worker`](crate::Queue::worker) and
+/// [`Queues::worker`](crate::Queues::worker).
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use fairlane::Outcome;
+/// # struct Busy; async fn send(_: &serde_json::Value) -> Result<u16, std::io::Error> { Ok(200) }
+/// # type Any = Box<dyn std::error::Error + Send + Sync>;
+/// # async fn example(broker: fairlane::Broker) -> Result<(), Any> {
+/// let queue = broker.register_queue("mails", "^mail:").await?;
+/// let report = queue
+///     .worker(|delivery| async move {
+///         let status = send(delivery.message()?).await?; // an error is another try, later
+///         Ok::<_, Any>(match status {
+///             429 => Outcome::Hold(Duration::from_secs(60)), // nothing of this facet for a minute
+///             404 => Outcome::Dead("there is no such mailbox".into()),
+///             _ => Outcome::Ack,
+///         })
+///     })
+///     .concurrency(64)
+///     .run() // until SIGTERM or SIGINT
+///     .await?;
+/// println!("{} mails sent", report.acked);
+/// # Ok(()) }
+/// ```
+///
+/// # The handler
+/// It gets each message as an `Arc<Delivery>`, which it can look at and cannot settle: what it
+/// returns does. `Ok(())` acks, an error [fails](crate::Delivery::fail) with the backoff of the queue,
+/// and an [`Outcome`] chooses. So does a panic fail, and the worker goes on. It runs in a task of its
+/// own, within a span of `tracing` that has queue, facet, topic, id and attempt; where the message has
+/// a header `traceparent` (W3C), also its `trace_id` and `parent_id`.
+///
+/// A worker leases only what it can start at once, and extends the leases while handlers run. When one
+/// is lost all the same, [`Delivery::lost`] is cancelled: the handler should end, and what it returns
+/// is counted as lost.
+///
+/// # Redis away
+/// Handlers go on, and the worker waits. What they return is settled when Redis is back, if their
+/// leases are still there by then.
+///
+/// # Its end
+/// On SIGTERM, SIGINT or a [token](Self::stop_on) it takes nothing new, and waits for its handlers, as
+/// long as the [grace](Self::grace) lasts. Then they are aborted, and their messages go back to the
+/// front of their facets, which is no attempt. A second signal ends the wait at once.
+#[must_use = "a worker does nothing until `run` is awaited"]
+pub struct Worker<T = Value> {
+    pub(crate) core: Arc<Core>,
+    pub(crate) decode: Decode<T>,
+    pub(crate) source: Source,
+    pub(crate) handler: Handler<T>,
+    pub(crate) concurrency: usize,
+    /// Of the queues that have less.
+    pub(crate) concurrency_of: BTreeMap<Arc<str>, usize>,
+    pub(crate) length: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) signals: bool,
+    pub(crate) stop: CancellationToken,
+    pub(crate) before: Vec<Before<T>>,
+    pub(crate) after: Vec<After<T>>,
+}
+
+opaque_debug!(Worker<T>);
+
+impl<T: Send + Sync + 'static> Worker<T> {
+    pub(crate) fn new<H, F, O, E>(broker: &Broker<T>, source: Source, handler: H) -> Self
+    where
+        H: Fn(Arc<Delivery<T>>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<O, E>> + Send + 'static,
+        O: Into<Outcome>,
+        E: Into<AnyError>,
+    {
+        let handler = move |delivery| -> BoxFuture<'static, _> {
+            let handling = handler(delivery);
+            Box::pin(async move {
+                handling.await.map(Into::into).map_err(|error| chain(&*error.into()))
+            })
+        };
+        Self {
+            core: broker.core.clone(),
+            decode: broker.form.decode.clone(),
+            source,
+            handler: Box::new(handler),
+            concurrency: CONCURRENCY,
+            concurrency_of: BTreeMap::new(),
+            length: LASTING,
+            grace: GRACE,
+            signals: true,
+            stop: CancellationToken::new(),
+            before: Vec::new(),
+            after: Vec::new(),
+        }
+    }
+
+    /// How many handlers run at a time, 1 to 1,000. Defaults to 32.
+    pub fn concurrency(mut self, most: usize) -> Self {
+        self.concurrency = most;
+        self
+    }
+
+    /// How many of them may be for messages of this queue, 1 to 1,000. Defaults to all.
+    pub fn concurrency_of(mut self, queue: impl Into<String>, most: usize) -> Self {
+        self.concurrency_of.insert(queue.into().into(), most);
+        self
+    }
+
+    /// The length of the leases, 1 ms to 12 h; they are extended after each third of it. A worker that
+    /// dies keeps its messages for as long. Defaults to 30 seconds.
+    pub fn lasting(mut self, length: Duration) -> Self {
+        self.length = length;
+        self
+    }
+
+    /// How long a worker that stops waits for its handlers. Defaults to 25 seconds.
+    pub fn grace(mut self, longest: Duration) -> Self {
+        self.grace = longest;
+        self
+    }
+
+    /// Stops it when this is cancelled. SIGTERM and SIGINT still do.
+    pub fn stop_on(mut self, token: CancellationToken) -> Self {
+        self.stop = token;
+        self
+    }
+
+    /// Leaves SIGTERM and SIGINT alone: a [token](Self::stop_on) stops it.
+    ///
+    /// Otherwise they stop this worker, and from then on no longer end the process by themselves.
+    pub fn without_signals(mut self) -> Self {
+        self.signals = false;
+        self
+    }
+
+    /// Calls this before each handler, in its task and its span. There can be several; where one
+    /// panics, the message fails.
+    ///
+    /// Here a span can get its parent in terms of another library, such as `set_parent` of
+    /// `tracing-opentelemetry` on `tracing::Span::current()`.
+    pub fn before(mut self, hook: impl Fn(&Delivery<T>) + Send + Sync + 'static) -> Self {
+        self.before.push(Box::new(hook));
+        self
+    }
+
+    /// Calls this when a message has been settled, or could not be. There can be several. It should be
+    /// quick: the worker waits for it.
+    pub fn after(
+        mut self,
+        hook: impl Fn(&Delivery<T>, &Handled<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.after.push(Box::new(hook));
+        self
+    }
+
+    /// Works until it is stopped, and reports what it did.
+    ///
+    /// When this future is dropped instead, its handlers are aborted, and what they had comes back when
+    /// its lease ends.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a setting that is out of its range, before anything is
+    /// leased. Then those that waiting does not mend, as [`NoSuchQueue`](crate::Error::NoSuchQueue) or
+    /// [`Denied`](crate::Error::Denied): it stops as it does on a signal, and returns the error.
+    pub async fn run(self) -> Result<Report> {
+        self.check()?;
+        Work::new(self, false).run().await
+    }
+
+    /// Works until nothing can be served now and all handlers have ended: for tests, and for what is
+    /// done now and then. What is delayed, failed or held back stays.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run), and [`NotSent`](crate::Error::NotSent) when Redis is away.
+    pub async fn run_until_empty(self) -> Result<Report> {
+        self.check()?;
+        Work::new(self, true).run().await
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        self.source.check()?;
+        check_length(self.length)?;
+        let queues = self.source.queues();
+        for (queue, most) in &self.concurrency_of {
+            check_name(queue)?;
+            if !queues.contains(queue) {
+                return Err(Invalid::NoSuchQueue { name: queue.to_string() });
+            }
+            check_concurrency(*most)?;
+        }
+        check_concurrency(self.concurrency)
+    }
+}
+
+fn check_concurrency(most: usize) -> Result<(), Invalid> {
+    match (1..=MOST).contains(&most) {
+        true => Ok(()),
+        false => Err(Invalid::OutOfRange { what: "concurrency", range: "1 to 1,000" }),
+    }
+}
