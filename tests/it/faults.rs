@@ -1,15 +1,12 @@
 //! What goes wrong around the library: scripts flushed, Redis restarted, full, slow, or meddled
 //! with.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use fairlane::{Broker, Error, Queue, Token};
 use serde_json::Value;
 
-use crate::support::{self, Proxy, Server, Space, deliver, free_port, message, run};
+use crate::support::{self, Log, Proxy, Server, Space, deliver, free_port, message, run};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -529,20 +526,6 @@ async fn the_scripts_run_on_a_node_of_a_cluster() {
     assert!(broker.ack_all(done).await.unwrap().is_empty());
 }
 
-/// Keeps what was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn connects_are_logged_at_info_calls_at_trace_and_never_a_body_or_a_password() {
     if support::other_process().is_none() {
@@ -571,7 +554,7 @@ async fn connects_are_logged_at_info_calls_at_trace_and_never_a_body_or_a_passwo
         .unwrap();
     server.restart().await;
     let delivery = broker.queue("q").lease().await.unwrap().unwrap();
-    let mut text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let mut text = log.text();
     text += &format!("{broker:?} {delivery:?}");
     let ours: Vec<_> = text.lines().filter(|line| line.contains(" fairlane: ")).collect();
     let has = |level: &str, what: &str| {

@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, LazyLock, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -446,6 +446,8 @@ struct ProxyState {
     /// The next script is answered in place of the server.
     answer: Mutex<Option<&'static [u8]>>,
     delay_ms: AtomicU64,
+    /// What is there ends, and what comes is turned away.
+    refuses: AtomicBool,
 }
 
 impl Proxy {
@@ -457,6 +459,9 @@ impl Proxy {
             let state = state.clone();
             async move {
                 while let Ok((client, _)) = listener.accept().await {
+                    if state.refuses.load(Ordering::SeqCst) {
+                        continue;
+                    }
                     let server = UnixStream::connect(&socket).await.unwrap();
                     tokio::spawn(state.clone().pass(client, server));
                 }
@@ -489,6 +494,11 @@ impl Proxy {
         *self.state.answer.lock().unwrap() = Some(answer);
     }
 
+    /// Ends the connections there are and turns away those that come, or no longer does.
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.state.refuses.store(refuses, Ordering::SeqCst);
+    }
+
     pub(crate) fn delay(&self, answers: Duration) {
         self.state.delay_ms.store(answers.as_millis() as u64, Ordering::SeqCst);
     }
@@ -501,6 +511,11 @@ impl ProxyState {
         let mut cut = false;
         loop {
             tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(10)) => {
+                    if self.refuses.load(Ordering::SeqCst) {
+                        return;
+                    }
+                }
                 read = client.read(&mut asked) => {
                     let Ok(read @ 1..) = read else { return };
                     let scripts = asked[..read].windows(7).filter(|word| *word == b"EVALSHA").count() as u64;
@@ -530,5 +545,25 @@ impl ProxyState {
                 }
             }
         }
+    }
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }

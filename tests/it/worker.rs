@@ -11,12 +11,13 @@ use std::{
 };
 
 use fairlane::{Cursor, Death, Error, Invalid, Message, Outcome, Queue, QueueSettings, Report};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::support::{
-    Proxy, Server, Space, another_process, deliver, message, other_process, run, until,
+    Log, Proxy, Server, Space, another_process, deliver, message, other_process, until,
 };
 
 type Any = Box<dyn std::error::Error + Send + Sync>;
@@ -109,6 +110,30 @@ async fn what_a_handler_returns_decides_what_becomes_of_its_message() {
     end(space, &queue).await;
 }
 
+/// A worker that counts how many of its handlers run at a time, each for so long.
+#[derive(Clone, Default)]
+struct Busy {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Busy {
+    async fn for_(self, time: Duration) {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        sleep(time).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> usize {
+        self.now.load(Ordering::SeqCst)
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_does_not_decode_fails_with_the_reason_and_the_worker_goes_on() {
     let (space, queue) = Space::with_queue().await;
@@ -129,4 +154,670 @@ async fn a_body_that_does_not_decode_fails_with_the_reason_and_the_worker_goes_o
     let reason = letters[0].reason.as_deref().unwrap();
     assert!(reason.contains("is not what this broker decodes: EOF"), "{reason}");
     end(space, &queue).await;
+}
+
+#[tokio::test]
+async fn it_leases_what_it_can_start_at_once_and_never_more() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 100).await;
+    let (busy, leased) = (Busy::default(), queue.clone());
+    let handler = busy.clone();
+    let worker = queue
+        .worker(move |_delivery| {
+            let busy = handler.clone();
+            async move {
+                busy.for_(5 * MS).await;
+                Ok::<_, Any>(())
+            }
+        })
+        .concurrency(7);
+    let working = tokio::spawn(worker.run_until_empty());
+    while !working.is_finished() {
+        assert!(leased.stats().await.unwrap().leased <= 2 * 7, "more than it can start");
+        sleep(MS).await;
+    }
+    assert_eq!(working.await.unwrap().unwrap(), report(100, |report| report.acked = 100));
+    assert_eq!(busy.most(), 7);
+    space.end().await;
+}
+
+#[tokio::test]
+async fn leases_are_extended_while_their_handlers_run() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 6).await;
+    let worker = queue
+        .worker(|delivery| async move {
+            // Half of them for three lengths of the lease, so that those of one lease part.
+            let n = delivery.message()?["n"].as_u64().unwrap();
+            sleep(if n % 2 == 0 { 900 * MS } else { 10 * MS }).await;
+            assert!(delivery.expires_at() > Instant::now());
+            assert!(!delivery.lost().is_cancelled());
+            Ok::<_, Any>(())
+        })
+        .lasting(300 * MS);
+    let working = tokio::spawn(worker.run_until_empty());
+    until("all are leased", async || queue.stats().await.unwrap().served == 6).await;
+    while !working.is_finished() {
+        assert_eq!(queue.lease_many(10).await.unwrap().len(), 0);
+        sleep(20 * MS).await;
+    }
+    assert_eq!(working.await.unwrap().unwrap(), report(6, |report| report.acked = 6));
+    assert_eq!(queue.stats().await.unwrap().came_back, 0);
+    let extended = server.calls("evalsha").await;
+    assert!(extended < 200, "{extended} calls of scripts");
+}
+
+#[tokio::test]
+async fn a_handler_is_told_that_its_lease_is_lost_and_what_it_returns_is_counted_as_lost() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 1).await;
+    let told = Arc::new(AtomicBool::new(false));
+    let (record, clock, other) = (told.clone(), space.clock.clone(), queue.clone());
+    let worker = queue
+        .worker(move |delivery| {
+            let (told, clock, other) = (record.clone(), clock.clone(), other.clone());
+            async move {
+                if delivery.attempt().get() > 1 {
+                    return Ok::<_, Any>(());
+                }
+                // As if this machine had slept.
+                clock.advance(SECOND);
+                assert_eq!(other.lease_many(1).await?.len(), 1);
+                delivery.lost().cancelled().await;
+                told.store(true, Ordering::SeqCst);
+                Ok(())
+            }
+        })
+        .lasting(300 * MS);
+    let done = worker.run_until_empty().await.unwrap();
+    assert!(told.load(Ordering::SeqCst));
+    assert_eq!(done, report(1, |report| report.lost = 1));
+    assert_eq!(queue.stats().await.unwrap().leased, 1, "the other one has it");
+    space.clock.advance(31 * SECOND);
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 1);
+    space.end().await;
+}
+
+#[tokio::test]
+async fn each_queue_has_its_own_concurrency_and_others_go_on() {
+    let space = Space::new().await;
+    for name in ["slow", "quick"] {
+        space.broker.register_queue(name, &format!("^{name}$")).await.unwrap();
+    }
+    let messages: Vec<_> =
+        (0..200).map(|n| message("a", if n < 20 { "slow" } else { "quick" }, n)).collect();
+    space.broker.deliver_all(&messages).await.unwrap();
+    let (slow, order) = (Busy::default(), Arc::new(Mutex::new(Vec::new())));
+    let (busy, record) = (slow.clone(), order.clone());
+    let worker = space
+        .broker
+        .in_order(["slow", "quick"])
+        .worker(move |delivery| {
+            let (busy, record) = (busy.clone(), record.clone());
+            async move {
+                record.lock().unwrap().push(delivery.queue().to_owned());
+                match delivery.queue() {
+                    "slow" => busy.for_(20 * MS).await,
+                    _ => sleep(MS).await,
+                }
+                Ok::<_, Any>(())
+            }
+        })
+        .concurrency(8)
+        .concurrency_of("slow", 2);
+    let done = worker.run_until_empty().await.unwrap();
+    assert_eq!(done, report(200, |report| report.acked = 200));
+    assert_eq!(slow.most(), 2);
+    let order = order.lock().unwrap().clone();
+    let last = |name| order.iter().rposition(|queue| queue == name).unwrap();
+    assert!(last("quick") < last("slow"), "the quick ones did not wait for the slow ones");
+    for name in ["slow", "quick"] {
+        space.broker.queue(name).destroy().await.unwrap();
+    }
+    space.end().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_has_room_again_is_served_while_the_worker_waits_on_the_others() {
+    let space = Space::new().await;
+    for name in ["slow", "quick"] {
+        space.broker.register_queue(name, &format!("^{name}$")).await.unwrap();
+    }
+    let messages: Vec<_> = (0..6).map(|n| message("a", "slow", n)).collect();
+    space.broker.deliver_all(&messages).await.unwrap();
+    let stop = CancellationToken::new();
+    let (done, last) = (Arc::new(AtomicU64::new(0)), stop.clone());
+    let begun = Instant::now();
+    let worker = space
+        .broker
+        .in_order(["quick", "slow"])
+        .worker(move |_delivery| {
+            let (done, last) = (done.clone(), last.clone());
+            async move {
+                sleep(30 * MS).await;
+                if done.fetch_add(1, Ordering::SeqCst) == 5 {
+                    last.cancel();
+                }
+                Ok::<_, Any>(())
+            }
+        })
+        .concurrency_of("slow", 1)
+        .stop_on(stop);
+    assert_eq!(worker.run().await.unwrap(), report(6, |report| report.acked = 6));
+    assert!(begun.elapsed() < 2 * SECOND, "it waited for a window: {:?}", begun.elapsed());
+    for name in ["slow", "quick"] {
+        space.broker.queue(name).destroy().await.unwrap();
+    }
+    space.end().await;
+}
+
+#[tokio::test]
+async fn queues_are_served_by_their_weights() {
+    let space = Space::new().await;
+    for name in ["heavy", "light"] {
+        space.broker.register_queue(name, ".").await.unwrap();
+    }
+    deliver(&space.broker, "a", 1000).await;
+    let stop = CancellationToken::new();
+    let counts = Arc::new(Mutex::new(BTreeMap::<String, u64>::new()));
+    let (record, last) = (counts.clone(), stop.clone());
+    let worker = space
+        .broker
+        .by_weight([("heavy", 3.0), ("light", 1.0)])
+        .worker(move |delivery| {
+            let mut counts = record.lock().unwrap();
+            *counts.entry(delivery.queue().to_owned()).or_default() += 1;
+            if counts.values().sum::<u64>() == 1000 {
+                last.cancel();
+            }
+            async { Ok::<_, Any>(()) }
+        })
+        .concurrency(4)
+        .stop_on(stop);
+    worker.run().await.unwrap();
+    let counts = counts.lock().unwrap().clone();
+    // Batches of four: 250 draws.
+    assert!((620..=880).contains(&counts["heavy"]), "{counts:?}");
+    for name in ["heavy", "light"] {
+        space.broker.queue(name).destroy().await.unwrap();
+    }
+    space.end().await;
+}
+
+#[tokio::test]
+async fn one_that_stops_waits_for_its_handlers_and_takes_nothing_new() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 10).await;
+    let stop = CancellationToken::new();
+    let busy = Busy::default();
+    let handler = busy.clone();
+    let worker = queue
+        .worker(move |_delivery| {
+            let busy = handler.clone();
+            async move {
+                busy.for_(300 * MS).await;
+                Ok::<_, Any>(())
+            }
+        })
+        .concurrency(4)
+        .stop_on(stop.clone());
+    let working = tokio::spawn(worker.run());
+    until("four handlers run", async || busy.now() == 4).await;
+    stop.cancel();
+    assert_eq!(working.await.unwrap().unwrap(), report(4, |report| report.acked = 4));
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.waiting, stats.leased, stats.came_back), (6, 0, 0));
+    queue.facet("a").purge().await.unwrap();
+    space.end().await;
+}
+
+#[tokio::test]
+async fn what_is_not_done_within_the_grace_goes_back_to_the_front_and_is_no_attempt() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 10).await;
+    let stop = CancellationToken::new();
+    let busy = Busy::default();
+    let handler = busy.clone();
+    let worker = queue
+        .worker(move |delivery| {
+            let busy = handler.clone();
+            async move {
+                let n = delivery.message()?["n"].as_u64().unwrap();
+                busy.for_(if n == 2 { 50 * MS } else { 60 * SECOND }).await;
+                Ok::<_, Any>(())
+            }
+        })
+        .concurrency(4)
+        .grace(200 * MS)
+        .stop_on(stop.clone());
+    let working = tokio::spawn(worker.run());
+    until("four handlers run", async || busy.now() == 4).await;
+    stop.cancel();
+    let begun = Instant::now();
+    let done = working.await.unwrap().unwrap();
+    assert_eq!(done, report(4, |report| (report.acked, report.given_back) = (1, 3)));
+    assert!((150 * MS..SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    let left = queue.lease_many(10).await.unwrap();
+    let numbers = left.iter().map(|delivery| delivery.message().unwrap()["n"].as_u64().unwrap());
+    assert_eq!(numbers.collect::<Vec<_>>(), [0, 1, 3, 4, 5, 6, 7, 8, 9], "in their order");
+    assert!(left.iter().all(|delivery| delivery.attempt().get() == 1));
+    space.broker.ack_all(left).await.unwrap();
+    space.end().await;
+}
+
+/// Works in a process of its own until it is told to stop, and leaves there what it reports.
+async fn work_in(dir: std::path::PathBuf) {
+    let url = std::fs::read_to_string(dir.join("url")).unwrap();
+    let broker: fairlane::Broker = fairlane::Broker::builder().redis(url).connect().await.unwrap();
+    let started = dir.join("started");
+    let done = broker
+        .queue("q")
+        .worker(move |delivery| {
+            let started = started.clone();
+            async move {
+                let n = delivery.message()?["n"].as_u64().unwrap();
+                std::fs::write(started, "").unwrap();
+                sleep(if n == 0 { SECOND } else { 60 * SECOND }).await;
+                Ok::<_, Any>(())
+            }
+        })
+        .run()
+        .await
+        .unwrap();
+    std::fs::write(dir.join("report"), format!("{} {}", done.acked, done.given_back)).unwrap();
+}
+
+#[tokio::test]
+async fn a_signal_stops_it_gently_and_a_second_one_at_once() {
+    if let Some(dir) = other_process() {
+        return work_in(dir).await;
+    }
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    for signal in ["-TERM", "-INT"] {
+        deliver(&broker, "a", 2).await;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("url"), server.url()).unwrap();
+        let test = "worker::a_signal_stops_it_gently_and_a_second_one_at_once";
+        let mut process =
+            another_process(test, dir.path()).stderr(Stdio::inherit()).spawn().unwrap();
+        let tell = || {
+            let id = process.id().to_string();
+            std::process::Command::new("kill").args([signal, &id]).status().unwrap()
+        };
+        until("a handler runs", async || dir.path().join("started").exists()).await;
+        assert!(tell().success());
+        // The first message is done meanwhile.
+        until("one is acked", async || queue.stats().await.unwrap().leased == 1).await;
+        assert!(!dir.path().join("report").exists(), "it waits for the other one");
+        assert!(tell().success());
+        let begun = Instant::now();
+        assert!(process.wait().unwrap().success());
+        assert!(begun.elapsed() < 5 * SECOND, "{:?}", begun.elapsed());
+        let reported = std::fs::read_to_string(dir.path().join("report")).unwrap();
+        assert_eq!(reported, "1 1");
+        let delivery = queue.lease().await.unwrap().unwrap();
+        assert_eq!(delivery.attempt().get(), 1);
+        delivery.ack().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn while_redis_is_away_handlers_go_on_and_what_they_return_is_settled_later() {
+    let server = Server::start(&["--appendonly", "yes"]).await;
+    let broker = server.builder().deadline(200 * MS).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 8).await;
+    let stop = CancellationToken::new();
+    let busy = Busy::default();
+    let handler = busy.clone();
+    let worker = queue
+        .worker(move |delivery| {
+            let busy = handler.clone();
+            async move {
+                let n = delivery.message()?["n"].as_u64().unwrap();
+                busy.for_(if n < 4 { 300 * MS } else { MS }).await;
+                Ok::<_, Any>(())
+            }
+        })
+        .concurrency(4)
+        .stop_on(stop.clone());
+    let working = tokio::spawn(worker.run());
+    until("four handlers run", async || busy.now() == 4).await;
+    let mut server = server;
+    server.kill();
+    sleep(SECOND).await;
+    assert_eq!(busy.now(), 0, "they have ended by themselves");
+    server.launch();
+    server.ready().await;
+    let again = server.builder().connect().await.unwrap();
+    let queue = again.queue("q");
+    until("all are done", async || queue.stats().await.unwrap().acked == 8).await;
+    stop.cancel();
+    let done = working.await.unwrap().unwrap();
+    assert_eq!((done.leased, done.acked + done.unsettled, done.lost), (8, 8, 0), "{done:?}");
+    assert_eq!(queue.stats().await.unwrap().came_back, 0);
+}
+
+#[tokio::test]
+async fn leases_that_end_while_redis_is_away_are_known_as_lost_when_their_handlers_end() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().deadline(100 * MS).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 4).await;
+    let stop = CancellationToken::new();
+    let (busy, lost) = (Busy::default(), Arc::new(AtomicU64::new(0)));
+    let (handler, told) = (busy.clone(), lost.clone());
+    let worker = queue
+        .worker(move |delivery| {
+            let (busy, told) = (handler.clone(), told.clone());
+            async move {
+                if delivery.attempt().get() == 1 {
+                    busy.for_(SECOND).await;
+                    told.fetch_add(u64::from(delivery.lost().is_cancelled()), Ordering::SeqCst);
+                }
+                Ok::<_, Any>(())
+            }
+        })
+        .lasting(400 * MS)
+        .stop_on(stop.clone());
+    let working = tokio::spawn(worker.run());
+    until("four handlers run", async || busy.now() == 4).await;
+    proxy.refuse(true);
+    sleep(700 * MS).await;
+    proxy.refuse(false);
+    let direct = server.builder().connect().await.unwrap().queue("q");
+    until("all are done", async || direct.stats().await.unwrap().acked == 4).await;
+    until("the first handlers have ended", async || busy.now() == 0).await;
+    sleep(50 * MS).await;
+    stop.cancel();
+    let done = working.await.unwrap().unwrap();
+    assert_eq!(done, report(8, |report| (report.acked, report.lost) = (4, 4)));
+    assert_eq!(lost.load(Ordering::SeqCst), 4, "they were told before they ended");
+}
+
+#[tokio::test]
+async fn an_ack_and_the_next_lease_take_one_round_trip() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 110).await;
+    let first = queue.lease_many(10).await.unwrap(); // Redis has the scripts after that.
+    broker.ack_all(first).await.unwrap();
+    // Ten of a facet at a time: the lease gets nothing unless the ack is before it.
+    queue.configure(|queue| queue.facets.max_leased = Some(10)).await.unwrap();
+    let trip = 50 * MS;
+    proxy.delay(trip);
+    let worker = queue.worker(|_delivery| async { Ok::<_, Any>(()) }).concurrency(10);
+    let begun = Instant::now();
+    let done = worker.run_until_empty().await.unwrap();
+    assert_eq!(done, report(100, |report| report.acked = 100));
+    // Ten leases, a last ack, and one that finds nothing.
+    let trips = begun.elapsed().as_secs_f64() / trip.as_secs_f64();
+    assert!(trips < 15.0, "{trips} round trips for ten batches");
+}
+
+#[tokio::test]
+async fn settings_out_of_their_range_are_refused_before_anything_is_leased() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 1).await;
+    let worker = || queue.worker(|_delivery| async { Ok::<_, Any>(()) });
+    for (worker, said) in [
+        (worker().concurrency(0), "the concurrency is out of range"),
+        (worker().concurrency(1001), "the concurrency is out of range"),
+        (worker().concurrency_of("q", 0), "the concurrency is out of range"),
+        (worker().concurrency_of("other", 1), "the worker has no queue `other`"),
+        (worker().concurrency_of("not a name", 1), "`not a name` is no name"),
+        (worker().lasting(Duration::ZERO), "the length of the lease is out of range"),
+    ] {
+        let error = worker.run().await.unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains(said), "{error}");
+    }
+    let none = space.broker.in_order([""; 0]).worker(|_delivery| async { Ok::<_, Any>(()) });
+    assert!(matches!(none.run().await, Err(Error::Invalid(Invalid::Empty { .. }))));
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 1);
+    space.end().await;
+}
+
+#[tokio::test]
+async fn an_outcome_that_cannot_be_is_a_failure_that_says_so() {
+    let (space, queue) = Space::with_queue().await;
+    queue.configure(|queue| queue.max_attempts = 1).await.unwrap();
+    deliver(&space.broker, "a", 3).await;
+    let worker = queue.worker(|delivery| async move {
+        Ok::<_, Any>(match delivery.message()?["n"].as_u64() {
+            Some(0) => Outcome::Hold(Duration::ZERO),
+            Some(1) => Outcome::AckCost(0.0),
+            _ => Outcome::Retry(Duration::MAX),
+        })
+    });
+    let done = worker.run_until_empty().await.unwrap();
+    assert_eq!(done, report(3, |report| report.failed = 3));
+    let (letters, _) = queue.dead_letters().page(Cursor::default()).await.unwrap();
+    for letter in letters {
+        let reason = letter.reason.unwrap();
+        assert!(reason.starts_with("the handler returned ") && reason.contains("out of range"));
+    }
+    end(space, &queue).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_not_there_or_goes_ends_it_with_an_error_after_its_handlers() {
+    let (space, queue) = Space::with_queue().await;
+    let worker = |queue: &Queue| queue.worker(|_delivery| async { Ok::<_, Any>(()) });
+    let error = worker(&space.broker.queue("other")).run().await.unwrap_err();
+    assert!(matches!(&error, Error::NoSuchQueue(name) if **name == *"other"), "{error}");
+    deliver(&space.broker, "a", 1).await;
+    let ended = Arc::new(AtomicBool::new(false));
+    let (record, gone) = (ended.clone(), queue.clone());
+    let worker = queue.worker(move |_delivery| {
+        let (record, gone) = (record.clone(), gone.clone());
+        async move {
+            gone.destroy().await?;
+            sleep(100 * MS).await;
+            record.store(true, Ordering::SeqCst);
+            Ok::<_, Any>(())
+        }
+    });
+    let error = tokio::time::timeout(10 * SECOND, worker.run()).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::NoSuchQueue(_)), "{error}");
+    assert!(ended.load(Ordering::SeqCst));
+    space.end().await;
+}
+
+#[tokio::test]
+async fn hooks_see_each_message_before_and_after_and_one_that_panics_takes_nobody_along() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 3).await;
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let (before, after) = (log.clone(), log.clone());
+    let n = |delivery: &fairlane::Delivery| delivery.message().unwrap()["n"].as_u64().unwrap();
+    let worker = queue
+        .worker(|delivery| async move {
+            match delivery.message()?["n"].as_u64() {
+                Some(1) => Err(Any::from("no")),
+                _ => Ok(()),
+            }
+        })
+        .before(move |delivery| {
+            before.lock().unwrap().push(format!("before {}", n(delivery)));
+            assert_ne!(n(delivery), 2, "what a hook may find");
+        })
+        .after(move |delivery, handled| {
+            assert!(handled.settled.is_ok() && handled.took < SECOND);
+            after.lock().unwrap().push(format!("after {}: {:?}", n(delivery), handled.outcome));
+        })
+        .after(|delivery, _| assert_ne!(delivery.message().unwrap()["n"], 0, "one that panics"))
+        .concurrency(1);
+    let done = worker.run_until_empty().await.unwrap();
+    let expected = report(3, |report| (report.acked, report.failed, report.panicked) = (1, 2, 1));
+    assert_eq!(done, expected);
+    let log = log.lock().unwrap().clone();
+    assert_eq!(
+        log[..5],
+        ["before 0", "after 0: Ack", "before 1", r#"after 1: Fail("no")"#, "before 2"]
+    );
+    assert!(log[5].starts_with(r#"after 2: Fail("panicked: assertion"#), "{}", log[5]);
+    assert!(log[5].contains("what a hook may find"), "{}", log[5]);
+    space.clock.advance(5 * SECOND);
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 2);
+    end(space, &queue).await;
+}
+
+#[tokio::test]
+async fn one_whose_future_is_dropped_leaves_its_messages_to_the_end_of_their_leases() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 2).await;
+    let busy = Busy::default();
+    let handler = busy.clone();
+    let worker = queue.worker(move |_delivery| {
+        let busy = handler.clone();
+        async move {
+            busy.for_(60 * SECOND).await;
+            Ok::<_, Any>(())
+        }
+    });
+    let working = tokio::spawn(worker.run());
+    until("both handlers run", async || busy.now() == 2).await;
+    working.abort();
+    assert!(working.await.unwrap_err().is_cancelled());
+    assert!(queue.lease().await.unwrap().is_none());
+    space.clock.advance(31 * SECOND);
+    let back = queue.lease_many(9).await.unwrap();
+    assert_eq!(back.len(), 2);
+    space.broker.ack_all(back).await.unwrap();
+    space.end().await;
+}
+
+#[tokio::test]
+async fn whatever_handlers_do_and_however_often_workers_stop_each_message_is_done_once() {
+    const MESSAGES: u64 = 2000;
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    queue
+        .configure(|queue| {
+            queue.backoff = fairlane::Backoff { first: MS, longest: 10 * MS };
+            queue.max_attempts = 1_000_000;
+            queue.facets.max_leased = Some(5);
+        })
+        .await
+        .unwrap();
+    let facets = ["a", "b", "c", "d", "e"];
+    let messages: Vec<_> = (0..MESSAGES).map(|n| message(facets[n as usize % 5], "t", n)).collect();
+    broker.deliver_all(&messages).await.unwrap();
+    let done = Arc::new(Mutex::new(BTreeMap::<u64, u64>::new()));
+    let work = async |seed: u64| {
+        let broker = server.builder().connect().await.unwrap();
+        let queue = broker.queue("q");
+        let mut all = Report::default();
+        for round in 0.. {
+            if queue.stats().await.unwrap().acked == MESSAGES {
+                return all;
+            }
+            let (record, stop) = (done.clone(), CancellationToken::new());
+            let worker = queue
+                .worker(move |delivery| {
+                    let record = record.clone();
+                    async move {
+                        let n = delivery.message()?["n"].as_u64().unwrap();
+                        let lot = (n * 31 + u64::from(delivery.attempt().get()) * 17 + seed) % 23;
+                        tokio::task::yield_now().await;
+                        Ok(match lot {
+                            0 => return Err(Any::from("by lot")),
+                            1 => panic!("by lot"),
+                            2 => Outcome::Retry(Duration::ZERO),
+                            3 => Outcome::Retry(2 * MS),
+                            4 => Outcome::Hold(2 * MS),
+                            _ => {
+                                *record.lock().unwrap().entry(n).or_default() += 1;
+                                Outcome::Ack
+                            }
+                        })
+                    }
+                })
+                .concurrency(1 + (seed as usize * 7 + round) % 16)
+                .grace(SECOND)
+                .stop_on(stop.clone());
+            let stopped = async {
+                sleep((5 + (seed + round as u64) % 40) as u32 * MS).await;
+                stop.cancel();
+                std::future::pending::<()>().await
+            };
+            let report = tokio::select! {
+                report = worker.run() => report.unwrap(),
+                () = stopped => unreachable!(),
+            };
+            let settled = report.acked + report.retried + report.failed + report.held;
+            assert_eq!(report.leased, settled + report.given_back, "{report:?}");
+            all.acked += report.acked;
+        }
+        unreachable!()
+    };
+    let reports = tokio::time::timeout(
+        60 * SECOND,
+        futures_util::future::join_all([work(1), work(2), work(3)]),
+    );
+    let reports = reports.await.unwrap();
+    assert_eq!(reports.iter().map(|report| report.acked).sum::<u64>(), MESSAGES);
+    let done = done.lock().unwrap().clone();
+    assert_eq!(done.len() as u64, MESSAGES);
+    assert!(done.values().all(|times| *times == 1), "no lease ended, so none is done twice");
+    assert_eq!(queue.doctor().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn each_message_has_a_span_which_is_part_of_the_trace_that_its_header_names() {
+    if other_process().is_none() {
+        // In a process of its own: a subscriber is for all that a process does.
+        let test =
+            "worker::each_message_has_a_span_which_is_part_of_the_trace_that_its_header_names";
+        assert!(another_process(test, &std::env::temp_dir()).status().unwrap().success());
+        return;
+    }
+    let (space, queue) = Space::with_queue().await;
+    let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+    let (one, two, three) = (message("a", "t", 1), message("b", "u", 2), message("c", "v", 3));
+    let traced = Message::new(&one).header("traceparent", format!("00-{trace}-{parent}-01"));
+    let first = space.broker.deliver(traced).await.unwrap().id;
+    space.broker.deliver(Message::new(&two).header("traceparent", "nonsense")).await.unwrap();
+    space.broker.deliver(&three).await.unwrap();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .with_writer(move || writer.clone())
+        .finish();
+    let _until_the_end = tracing::subscriber::set_default(subscriber);
+    let worker = queue.worker(|_delivery| async {
+        tokio::task::yield_now().await;
+        tracing::info!("in hand");
+        Err::<(), _>("no")
+    });
+    let around = tracing::info_span!("around");
+    worker.run_until_empty().instrument(around).await.unwrap();
+    let log = log.text();
+    let of_trace = format!(r#"trace_id="{trace}" parent_id="{parent}""#);
+    for line in [
+        format!(
+            r#" INFO handle{{queue="q" facet="a" topic="t" id={first} attempt=1 {of_trace}}}: in hand"#
+        ),
+        format!(
+            r#" WARN handle{{queue="q" facet="a" topic="t" id={first} attempt=1 {of_trace}}}: failed reason="no""#
+        ),
+        r#" INFO around:handle{queue="q" facet="b" topic="u" id=2 attempt=1}: in hand"#.into(),
+        r#" INFO around:handle{queue="q" facet="c" topic="v" id=3 attempt=1}: in hand"#.into(),
+    ] {
+        assert!(log.lines().any(|logged| logged == line), "{line}\nis not in\n{log}");
+    }
+    space.clock.advance(5 * SECOND);
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 3);
+    space.end().await;
 }
