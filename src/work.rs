@@ -16,7 +16,7 @@ use std::{
 use futures_core::future::BoxFuture;
 use futures_util::future::join_all;
 use tokio::{
-    task::{Id, JoinError, JoinSet},
+    task::{Id, JoinError, JoinSet, yield_now},
     time::{Instant, sleep_until, timeout_at},
 };
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
@@ -151,6 +151,7 @@ impl<T: Send + Sync + 'static> Work<T> {
                 extended = next(&mut self.extending) => self.extended(extended),
                 Some(joined) = self.handlers.join_next_with_id() => {
                     self.ended(joined);
+                    yield_now().await; // Others that are ready to end go out with it.
                     while let Some(joined) = self.handlers.try_join_next_with_id() {
                         self.ended(joined);
                     }
