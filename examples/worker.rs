@@ -1,14 +1,14 @@
-//! A worker: a loop over the stream of a queue, which ends with Ctrl-C and leaves nothing half done.
+//! A worker: a function for each message, until Ctrl-C, and nothing is left half done.
 //!
 //! Nothing has to be set up: the broker starts a Redis server of its own. A task delivers a mail now
 //! and then, and the worker, which waits in between, tells how soon it had them in hand.
 
 use std::{
-    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use fairlane::{Broker, Cursor, Delivery};
+use fairlane::{Broker, Cursor};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,47 +40,31 @@ async fn main() -> Result<(), Any> {
     tokio::spawn(deliver(broker));
 
     println!("waiting for mails; Ctrl-C ends it");
-    let mut took = Vec::new();
-    let mut deliveries = queue.lease().into_stream();
-    // One for all turns of the loop: it also hears a Ctrl-C that comes while a mail is in hand.
-    let mut stop = pin!(tokio::signal::ctrl_c());
-    loop {
-        let delivery = tokio::select! {
-            _ = &mut stop => break, // What waits has nothing in hand.
-            Some(delivery) = deliveries.next() => delivery,
-        };
-        match delivery {
-            Ok(delivery) => took.extend(work(delivery).await),
-            Err(error) => eprintln!("{error}"), // The stream goes on, after a pause.
-        }
-    }
+    let took = Arc::new(Mutex::new(Vec::new()));
+    let record = took.clone();
+    let worker = queue.worker(|delivery| async move {
+        let mail = delivery.message()?; // One that does not decode fails, as any other error.
+        Ok::<_, Any>(send(mail).await?)
+    });
+    let worker = worker.before(move |delivery| {
+        let took = delivery.message().ok().and_then(|mail| mail.sent.elapsed().ok());
+        record.lock().unwrap_or_else(PoisonError::into_inner).extend(took);
+    });
+    let report = worker.run().await?;
+
     for letter in queue.dead_letters().page(Cursor::default()).await?.0 {
         let why = letter.reason.unwrap_or_default();
         eprintln!("{} of {} is given up: {why}", letter.id, letter.facet);
     }
+    let mut took = took.lock().unwrap_or_else(PoisonError::into_inner).clone();
     took.sort_unstable();
     let median = took.get(took.len() / 2).copied().unwrap_or_default();
     println!(
         "{} mails done, half of them in hand within {:.2} ms",
-        took.len(),
+        report.acked,
         median.as_secs_f64() * 1000.0
     );
     Ok(())
-}
-
-/// Handles a mail and settles it. Returns how long it was on its way, if it is done.
-async fn work(delivery: Delivery<Mail>) -> Option<Duration> {
-    let took = delivery.message().ok().and_then(|mail| mail.sent.elapsed().ok());
-    let sent = match delivery.message() {
-        Ok(mail) => send(mail).await.map_err(|error| error.to_string()),
-        Err(undecodable) => Err(undecodable.to_string()),
-    };
-    let settled = match sent {
-        Ok(()) => delivery.ack().await,
-        Err(error) => delivery.fail(error).await, // Again later; in the end a dead letter.
-    };
-    // If it was not applied, the message comes back when its lease ends.
-    settled.map_err(|error| eprintln!("{error}")).ok().and(took)
 }
 
 /// Here the work would be done.
