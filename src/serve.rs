@@ -7,6 +7,7 @@ use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
@@ -59,7 +60,7 @@ pub(crate) async fn serve(core: &Arc<Core>, order: &Order) -> Result<Unclaimed> 
     let until = Instant::now() + order.wait;
     match first(core, order).await? {
         First::Served(served) => Ok(served),
-        First::Nothing(waiting) => waiting.serve(core, order, until).await,
+        First::Nothing(waiting) => waiting.serve(core, order, until, None).await,
     }
 }
 
@@ -108,12 +109,14 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Waits for something to serve. Dropped, it hands on what it was woken for.
+    /// Waits for something to serve. Dropped, it hands on what it was woken for. Told to `stop`, it
+    /// ends as soon as it only waits, so that it leaves no call behind.
     pub(crate) async fn serve(
         self,
         core: &Arc<Core>,
         order: &Order,
         until: Instant,
+        stop: Option<&CancellationToken>,
     ) -> Result<Unclaimed> {
         let Self { queue, mut waiters, mut away } = self;
         let nothing = Unclaimed::new(core, queue.as_ref(), Vec::new(), order);
@@ -122,7 +125,15 @@ impl Waiting {
         }
         let mut pause = Pause::default();
         loop {
-            let turn = match timeout_at(until, first_turn(core, &mut waiters)).await {
+            let turn = timeout_at(until, first_turn(core, &mut waiters));
+            let turn = match stop {
+                None => turn.await,
+                Some(stop) => match stop.run_until_cancelled(turn).await {
+                    Some(turn) => turn,
+                    None => return Ok(nothing),
+                },
+            };
+            let turn = match turn {
                 Ok(turn) => turn?,
                 // It ends while Redis is away: a last call says so.
                 Err(_) => match waiters.iter().find(|waiter| waiter.line.is_away()) {

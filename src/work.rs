@@ -19,6 +19,7 @@ use tokio::{
     task::{Id, JoinError, JoinSet, yield_now},
     time::{Instant, sleep_until, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use crate::{
@@ -90,10 +91,10 @@ struct Ended<T> {
 /// The next messages, on their way.
 enum Taking {
     No,
-    /// Asks these queues; not to be broken off, since it may have leased.
+    /// Asks these queues. It is not broken off, since it may have leased.
     Asking(Arc<Order>, BoxFuture<'static, Result<First>>),
-    /// Waits for them.
-    Waiting(Arc<Order>, BoxFuture<'static, Result<Unclaimed>>),
+    /// Waits for them, until it is told not to.
+    Waiting(Arc<Order>, BoxFuture<'static, Result<Unclaimed>>, CancellationToken),
     /// After an error that may pass.
     Paused(Instant),
 }
@@ -134,7 +135,7 @@ impl<T: Send + Sync + 'static> Work<T> {
             self.extend();
             match self.stopping {
                 None => self.take(),
-                Some(_) => self.taking = Taking::No,
+                Some(_) => self.taking.stop(),
             }
             if self.is_done() {
                 break;
@@ -168,7 +169,7 @@ impl<T: Send + Sync + 'static> Work<T> {
 
     /// Whether all is done that was to be done.
     fn is_done(&self) -> bool {
-        self.is_idle() && self.stopping.is_some()
+        self.stopping.is_some() && self.is_idle() && matches!(self.taking, Taking::No)
     }
 
     fn is_idle(&self) -> bool {
@@ -206,13 +207,14 @@ impl<T: Send + Sync + 'static> Work<T> {
     fn take(&mut self) {
         match &self.taking {
             Taking::Asking(..) | Taking::Paused(_) => return,
-            // A queue has room again that is not waited for.
-            Taking::Waiting(waiting, _)
-                if self.order().is_none_or(|order| order.source.is_part_of(&waiting.source)) =>
-            {
+            // A queue that has room again is to be waited for, too.
+            Taking::Waiting(waiting, _, stop) => {
+                if self.order().is_some_and(|order| !order.source.is_part_of(&waiting.source)) {
+                    stop.cancel();
+                }
                 return;
             }
-            Taking::Waiting(..) | Taking::No => {}
+            Taking::No => {}
         }
         if self.until_empty && self.empty && !self.is_idle() {
             return; // What is in hand may come back, and only then is it worth asking.
@@ -231,17 +233,24 @@ impl<T: Send + Sync + 'static> Work<T> {
                 (self.pause, self.empty) = (Pause::default(), false);
                 self.start(served);
             }
+            // It stops.
+            (Ok(_), _) if self.stopping.is_some() => {}
+            (Err(error), _) if self.stopping.is_some() => {
+                debug!(target: "fairlane", %error, "the last lease failed");
+            }
             (Ok(Some(First::Nothing(_))), _) if self.until_empty => match self.asked_idle {
                 true => self.stop("nothing can be served now"),
                 false => self.empty = true,
             },
             (Ok(Some(First::Nothing(waiting))), Taking::Asking(order, _)) => {
                 let (core, waited) = (self.worker.core.clone(), order.clone());
-                let until = Instant::now() + order.wait;
-                let waiting = async move { waiting.serve(&core, &waited, until).await };
-                self.taking = Taking::Waiting(order, Box::pin(waiting));
+                let (until, stop) = (Instant::now() + order.wait, CancellationToken::new());
+                let told = stop.clone();
+                let waiting =
+                    async move { waiting.serve(&core, &waited, until, Some(&told)).await };
+                self.taking = Taking::Waiting(order, Box::pin(waiting), stop);
             }
-            // After a day without anything, or a pause.
+            // After a pause.
             (Ok(_), _) => {}
             (Err(error), _) if passes(&error) && !self.until_empty => {
                 warn!(target: "fairlane", %error, "nothing could be leased; trying again");
@@ -254,16 +263,21 @@ impl<T: Send + Sync + 'static> Work<T> {
         }
     }
 
-    /// Starts a handler for each of these.
+    /// Starts a handler for each of these. One that stops gives them back.
     fn start(&mut self, served: Unclaimed) {
         let (queue, taken) = served.claim();
         let worker = &self.worker;
         let extend_at =
             taken.first().map(|taken| Instant::from_std(taken.asked) + worker.length / 3);
         for taken in taken {
+            self.report.leased += 1;
             let delivery =
                 Arc::new(Delivery::new(&worker.core, &queue, worker.length, &worker.decode, taken));
             let span = span(&delivery);
+            if self.stopping.is_some() {
+                self.ended.push(Ended::given_back(delivery, span, Duration::ZERO));
+                continue;
+            }
             let (given, worker, begun) = (delivery.clone(), worker.clone(), Instant::now());
             let handling = async move {
                 worker.before.iter().for_each(|hook| hook(&given));
@@ -273,7 +287,6 @@ impl<T: Send + Sync + 'static> Work<T> {
             let id = self.handlers.spawn(handling.instrument(span.clone())).id();
             let extend_at = extend_at.unwrap_or(begun);
             self.running.insert(id, InHand { delivery, span, begun, extend_at, lost: false });
-            self.report.leased += 1;
         }
     }
 
@@ -458,7 +471,7 @@ impl<T: Send + Sync + 'static> Work<T> {
 
     /// Ends the handlers that still run, and gives back what they had.
     async fn give_back(&mut self) {
-        self.taking = Taking::No;
+        self.taking.stop();
         self.handlers.abort_all();
         let end = Instant::now() + ABORTED;
         while let Ok(Some(joined)) = timeout_at(end, self.handlers.join_next_with_id()).await {
@@ -466,22 +479,19 @@ impl<T: Send + Sync + 'static> Work<T> {
         }
         let end = Instant::now() + GIVING_BACK;
         for InHand { delivery, span, begun, lost, .. } in take(&mut self.running).into_values() {
-            let ended = Ended {
-                delivery,
-                span,
-                outcome: Outcome::Retry(Duration::ZERO),
-                settling: Settling::Nack { counted: false, after: None },
-                took: begun.elapsed(),
-                doubtful: false,
-            };
+            let ended = Ended::given_back(delivery, span, begun.elapsed());
             match lost {
                 true => self.over(ended, None),
                 false => self.ended.push(ended),
             }
         }
-        while self.settling.is_some() || !self.ended.is_empty() {
+        while self.settling.is_some()
+            || !self.ended.is_empty()
+            || !matches!(self.taking, Taking::No)
+        {
             self.settle();
             tokio::select! {
+                taken = self.taking.next() => self.taken(taken),
                 settled = next(&mut self.settling) => self.settled(settled),
                 () = until(self.settle_at) => self.settle_at = None,
                 () = sleep_until(end) => break,
@@ -495,6 +505,21 @@ impl<T: Send + Sync + 'static> Work<T> {
     }
 }
 
+impl<T> Ended<T> {
+    /// One that nobody has handled.
+    fn given_back(delivery: Arc<Delivery<T>>, span: Span, took: Duration) -> Self {
+        let settling = Settling::Nack { counted: false, after: None };
+        Self {
+            delivery,
+            span,
+            outcome: Outcome::Retry(Duration::ZERO),
+            settling,
+            took,
+            doubtful: false,
+        }
+    }
+}
+
 impl<T> InHand<T> {
     fn lose(&mut self) {
         self.lost = true;
@@ -503,12 +528,21 @@ impl<T> InHand<T> {
 }
 
 impl Taking {
+    /// Takes nothing new; what is on its way comes still.
+    fn stop(&mut self) {
+        match self {
+            Self::Waiting(_, _, stop) => stop.cancel(),
+            Self::Paused(_) => *self = Self::No,
+            Self::No | Self::Asking(..) => {}
+        }
+    }
+
     /// What was taken; nothing after a pause.
     async fn next(&mut self) -> Result<Option<First>> {
         match self {
             Self::No => pending().await,
             Self::Asking(_, asking) => asking.await.map(Some),
-            Self::Waiting(_, waiting) => Ok(Some(First::Served(waiting.await?))),
+            Self::Waiting(_, waiting, _) => Ok(Some(First::Served(waiting.await?))),
             Self::Paused(end) => {
                 sleep_until(*end).await;
                 Ok(None)

@@ -821,3 +821,32 @@ async fn each_message_has_a_span_which_is_part_of_the_trace_that_its_header_name
     assert_eq!(queue.pull_many(9).await.unwrap().len(), 3);
     space.end().await;
 }
+
+#[tokio::test]
+async fn one_that_stops_under_load_leaves_no_lease_behind_when_it_has_ended() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 20_000).await;
+    let mut left = 20_000;
+    for round in 0..40 {
+        let stop = CancellationToken::new();
+        let worker = queue
+            .worker(|_delivery| async { Ok::<_, Any>(()) })
+            .concurrency(8)
+            .stop_on(stop.clone());
+        let (done, ()) = tokio::join!(worker.run(), async {
+            sleep(round % 7 * MS).await;
+            stop.cancel();
+        });
+        let done = done.unwrap();
+        assert_eq!(done.leased, done.acked + done.given_back, "{done:?}");
+        left -= done.acked;
+        let stats = queue.stats().await.unwrap();
+        assert_eq!((stats.waiting, stats.leased), (left, 0), "round {round}: {done:?}");
+    }
+    let next = queue.lease().await.unwrap().unwrap();
+    assert_eq!(next.attempt().get(), 1);
+    assert_eq!(next.message().unwrap()["n"], 20_000 - left, "they go on in their order");
+    next.ack().await.unwrap();
+    queue.facet("a").purge().await.unwrap();
+    space.end().await;
+}
