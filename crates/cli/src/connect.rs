@@ -7,6 +7,9 @@ use fairlane::{Broker, BrokerBuilder};
 
 use crate::failure::Failure;
 
+/// Where Redis is where nothing is said.
+const LOCAL: &str = "redis://127.0.0.1:6379";
+
 /// A body as it is: this program reads none but to show it.
 pub(crate) type Body = Vec<u8>;
 
@@ -17,28 +20,40 @@ pub(crate) struct Connect {
     /// unix:///path/to/redis.sock
     #[arg(
         long,
+        value_name = "URL",
         global = true,
         env = "FAIRLANE_REDIS",
         hide_env_values = true,
-        default_value = "redis://127.0.0.1:6379"
+        default_value = LOCAL
     )]
     redis: String,
     /// The namespace of queues and messages [default: none]
-    #[arg(long, global = true, env = "FAIRLANE_NAMESPACE")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        global = true,
+        env = "FAIRLANE_NAMESPACE",
+        hide_env_values = true
+    )]
     namespace: Option<String>,
 }
 
 impl Connect {
-    /// Connects. Bodies are what they are; facet and topic of one that is delivered are its fields,
-    /// where it is JSON and nothing else is said.
+    /// Connects. Facet and topic of what is delivered are the fields of its body, where that is
+    /// JSON and nothing else is said.
     pub(crate) async fn broker(&self) -> Result<Broker<Body>, Failure> {
+        // A variable that is set to nothing says nothing.
+        let url = if self.redis.is_empty() { LOCAL } else { &self.redis };
+        Ok(self.named().redis(url).connect().await?)
+    }
+
+    /// A broker that says nothing yet of where Redis is. Bodies are what they are.
+    pub(crate) fn named(&self) -> BrokerBuilder<Body> {
         let same = |body: &Body| Ok::<_, Infallible>(body.clone());
         let builder = BrokerBuilder::coded(same, |body| Ok::<_, Infallible>(body.to_vec()));
-        let builder = builder.redis(&self.redis);
-        let builder = match &self.namespace {
+        match self.namespace.as_deref().filter(|name| !name.is_empty()) {
             Some(namespace) => builder.namespace(namespace),
             None => builder,
-        };
-        Ok(builder.connect().await?)
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! The `fairlane` command: a broker on Redis, from a terminal.
 
+mod confirm;
 mod connect;
 mod failure;
 mod output;
 mod queues;
+mod redis;
+mod shown;
+mod stop;
 
 use clap::{Parser, Subcommand};
 
@@ -11,7 +15,24 @@ use crate::{connect::Connect, failure::Failure, output::Output};
 
 /// A message broker on Redis for many tenants: none of them delays the others.
 #[derive(Debug, Parser)]
-#[command(name = "fairlane", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "fairlane",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "\
+Exit codes:
+  0  done
+  1  refused, or broken (doctor)
+  2  asked for in a way that makes no sense
+  3  Redis cannot be reached, or did not answer
+
+Examples:
+  fairlane redis ./data                            # in another terminal; prints the URL for --redis
+  fairlane register google '^page:.*google'
+  fairlane deliver '{\"facet\": \"acme\", \"topic\": \"page:google\"}'
+  fairlane facets google --sort oldest"
+)]
 struct Cli {
     #[command(flatten)]
     connect: Connect,
@@ -23,7 +44,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    // Queues, and how they stand.
     Queues(queues::Queues),
+    Register(queues::Register),
+    Unregister(queues::Unregister),
+
+    // What is given up, and what is to go.
+    Destroy(queues::Destroy),
+
+    // What runs until it is ended.
+    Redis(redis::Redis),
 }
 
 #[tokio::main]
@@ -38,5 +68,9 @@ async fn main() -> std::process::ExitCode {
 async fn run(Cli { connect, output, command }: Cli) -> Result<(), Failure> {
     match command {
         Command::Queues(command) => command.run(&connect, &output).await,
+        Command::Register(command) => command.run(&connect, &output).await,
+        Command::Unregister(command) => command.run(&connect, &output).await,
+        Command::Destroy(command) => command.run(&connect, &output).await,
+        Command::Redis(command) => command.run(&connect, &output).await,
     }
 }

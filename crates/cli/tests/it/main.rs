@@ -1,1 +1,7 @@
-//! The specification of the `fairlane` command: the real program, on real servers.
+//! The specification of the `fairlane` command: the real program, on real servers. What it prints is
+//! compared with what it printed before, in `snapshots`: `INSTA_UPDATE=always` writes these anew.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod queues;
+mod redis;
+mod support;
