@@ -1,8 +1,12 @@
 //! The `fairlane` command: a broker on Redis, from a terminal.
 
+mod arguments;
+mod bulk;
 mod confirm;
 mod connect;
+mod deliver;
 mod failure;
+mod lines;
 mod output;
 mod queues;
 mod redis;
@@ -44,6 +48,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    // Messages.
+    Deliver(deliver::Deliver),
+
     // Queues, and how they stand.
     Queues(queues::Queues),
     Register(queues::Register),
@@ -67,6 +74,7 @@ async fn main() -> std::process::ExitCode {
 
 async fn run(Cli { connect, output, command }: Cli) -> Result<(), Failure> {
     match command {
+        Command::Deliver(command) => command.run(&connect, &output).await,
         Command::Queues(command) => command.run(&connect, &output).await,
         Command::Register(command) => command.run(&connect, &output).await,
         Command::Unregister(command) => command.run(&connect, &output).await,

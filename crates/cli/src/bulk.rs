@@ -1,0 +1,159 @@
+//! Many deliveries, a message a line, in constant memory.
+
+use std::{
+    fmt,
+    io::Read,
+    time::{Duration, Instant},
+};
+
+use fairlane::{Broker, Error, Receipt};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use serde::Serialize;
+
+use crate::{
+    connect::Body,
+    deliver::Manner,
+    failure::Failure,
+    lines::{Line, Lines, MOST_LINES},
+    shown::count,
+};
+
+/// What was delivered.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Summary {
+    /// Messages that were delivered now.
+    delivered: u64,
+    /// Those that had been delivered before, by their keys.
+    duplicates: u64,
+    /// Those among the delivered that no queue's pattern matches.
+    kept_nowhere: u64,
+    seconds: f64,
+    /// Delivered and duplicates in a second.
+    rate: f64,
+}
+
+impl Summary {
+    fn all(&self) -> u64 {
+        self.delivered + self.duplicates
+    }
+
+    fn add(&mut self, receipts: &[Receipt]) {
+        for receipt in receipts {
+            if receipt.duplicate {
+                self.duplicates += 1;
+            } else {
+                self.delivered += 1;
+                self.kept_nowhere += u64::from(receipt.queues.is_empty());
+            }
+        }
+    }
+
+    fn timed(self, time: Duration) -> Self {
+        let seconds = time.as_secs_f64().max(0.001);
+        let rounded = |number: f64| (number * 1000.0).round() / 1000.0;
+        Self { seconds: rounded(seconds), rate: rounded(self.all() as f64 / seconds), ..self }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { delivered, duplicates, kept_nowhere, seconds, rate } = self;
+        write!(
+            f,
+            "{delivered} delivered, {}, {kept_nowhere} kept nowhere (no queue matched), in {seconds:.1} s: \
+             {rate:.0} a second",
+            count(*duplicates, "duplicate", "duplicates"),
+        )
+    }
+}
+
+/// Delivers a message for each line, in their order. `length` is that of the input in bytes, where
+/// it is known.
+pub(crate) async fn deliver(
+    broker: &Broker<Body>,
+    manner: &Manner,
+    input: impl Read,
+    length: Option<u64>,
+    skip: u64,
+) -> Result<Summary, Failure> {
+    let mut lines = Lines::of(input);
+    let (began, bar) = (Instant::now(), progress(length));
+    let mut summary = Summary::default();
+    let skipped = lines.skip(skip);
+    let mut ended = skipped.map_err(|failure| stopped(failure, &lines, &summary))?;
+    while !ended {
+        let (batch, end) = lines.batch();
+        send(broker, manner, &batch, &mut summary).await?;
+        bar.set_position(lines.bytes);
+        let rate = summary.all() as f64 / began.elapsed().as_secs_f64().max(0.001);
+        bar.set_message(format!("{} delivered, {rate:.0}/s", summary.all()));
+        ended = end.map_err(|failure| stopped(failure, &lines, &summary))?;
+    }
+    Ok(summary.timed(began.elapsed()))
+}
+
+/// A bar where the length is known. It is seen where standard error is a terminal, and gone when
+/// this is dropped.
+fn progress(length: Option<u64>) -> ProgressBar {
+    let (bar, template) = match length {
+        Some(length) => {
+            (ProgressBar::new(length), "{bar:24} {bytes}/{total_bytes} {msg}, {eta} left")
+        }
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes} {msg}"),
+    };
+    let style = ProgressStyle::with_template(template);
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style).with_finish(ProgressFinish::AndClear)
+}
+
+/// That it ended with the line that was read last, and how to go on from there.
+fn stopped<R>(failure: Failure, lines: &Lines<R>, summary: &Summary) -> Failure {
+    at_line(failure, lines.number, summary)
+}
+
+fn at_line(failure: Failure, number: u64, summary: &Summary) -> Failure {
+    let before = count(summary.all(), "message was", "messages were");
+    let on = number.saturating_sub(1);
+    failure
+        .at(format_args!("line {number}"))
+        .then(format_args!("{before} delivered before it, and --skip {on} goes on from there"))
+}
+
+/// Delivers a batch. What is wrong with one line shall not keep those before it: they are then
+/// delivered one by one up to it.
+async fn send(
+    broker: &Broker<Body>,
+    manner: &Manner,
+    batch: &[Line],
+    summary: &mut Summary,
+) -> Result<(), Failure> {
+    let (mut rest, mut most) = (batch, MOST_LINES);
+    while let Some(first) = rest.first() {
+        let part = &rest[..most.min(rest.len())];
+        let messages = part.iter().map(|line| manner.message(&line.body, Some(line.number)));
+        let (delivered, error) = match broker.deliver_all(messages).await {
+            Ok(receipts) => (receipts, None),
+            Err(Error::Interrupted { delivered, source }) => (delivered, Some(*source)),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        summary.add(&delivered);
+        rest = &rest[delivered.len().min(rest.len())..];
+        let Some(error) = error else { continue };
+        let of_one = matches!(error, Error::Invalid(_) | Error::Refused { .. });
+        if of_one && most > 1 {
+            most = 1;
+            continue;
+        }
+        let doubt = matches!(error, Error::MaybeApplied(_));
+        let number = rest.first().unwrap_or(first).number;
+        let failure = at_line(error.into(), number, summary);
+        return Err(match (doubt, manner.repeats()) {
+            (false, _) => failure,
+            (true, true) => {
+                failure.then("what may have been delivered is not doubled, with its key")
+            }
+            (true, false) => failure.then("the lines from there on may have been delivered, too"),
+        });
+    }
+    Ok(())
+}
