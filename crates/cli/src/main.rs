@@ -7,11 +7,14 @@ mod connect;
 mod deliver;
 mod failure;
 mod lines;
+mod listen;
 mod output;
 mod queues;
 mod redis;
+mod settle;
 mod shown;
 mod stop;
+mod take;
 
 use clap::{Parser, Subcommand};
 
@@ -50,6 +53,13 @@ struct Cli {
 enum Command {
     // Messages.
     Deliver(deliver::Deliver),
+    Pull(take::Pull),
+    Lease(take::Lease),
+    Ack(settle::Ack),
+    Nack(settle::Nack),
+    Fail(settle::Fail),
+    Extend(settle::Extend),
+    Listen(listen::Listen),
 
     // Queues, and how they stand.
     Queues(queues::Queues),
@@ -75,6 +85,13 @@ async fn main() -> std::process::ExitCode {
 async fn run(Cli { connect, output, command }: Cli) -> Result<(), Failure> {
     match command {
         Command::Deliver(command) => command.run(&connect, &output).await,
+        Command::Pull(command) => command.run(&connect, &output).await,
+        Command::Lease(command) => command.run(&connect, &output).await,
+        Command::Ack(command) => command.run(&connect, &output).await,
+        Command::Nack(command) => command.run(&connect, &output).await,
+        Command::Fail(command) => command.run(&connect, &output).await,
+        Command::Extend(command) => command.run(&connect, &output).await,
+        Command::Listen(command) => command.run(&connect, &output).await,
         Command::Queues(command) => command.run(&connect, &output).await,
         Command::Register(command) => command.run(&connect, &output).await,
         Command::Unregister(command) => command.run(&connect, &output).await,

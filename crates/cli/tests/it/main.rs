@@ -2,6 +2,8 @@
 //! compared with what it printed before, in `snapshots`: `INSTA_UPDATE=always` writes these anew.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod listen;
 mod queues;
 mod redis;
+mod settle;
 mod support;
