@@ -5,16 +5,23 @@ mod bulk;
 mod confirm;
 mod connect;
 mod deliver;
+mod facets;
 mod failure;
+mod limit;
 mod lines;
 mod listen;
 mod output;
+mod pause;
+mod peek;
 mod queues;
 mod redis;
+mod settings;
 mod settle;
 mod shown;
+mod stats;
 mod stop;
 mod take;
+mod why;
 
 use clap::{Parser, Subcommand};
 
@@ -65,6 +72,17 @@ enum Command {
     Queues(queues::Queues),
     Register(queues::Register),
     Unregister(queues::Unregister),
+    Stats(stats::StatsOf),
+    Facets(facets::Facets),
+    Why(why::WhyOf),
+    Peek(peek::Peek),
+
+    // How they serve.
+    Pause(pause::Pause),
+    Resume(pause::Resume),
+    Limit(limit::Limit),
+    Weight(limit::Weight),
+    Rate(limit::RateOf),
 
     // What is given up, and what is to go.
     Destroy(queues::Destroy),
@@ -95,6 +113,15 @@ async fn run(Cli { connect, output, command }: Cli) -> Result<(), Failure> {
         Command::Queues(command) => command.run(&connect, &output).await,
         Command::Register(command) => command.run(&connect, &output).await,
         Command::Unregister(command) => command.run(&connect, &output).await,
+        Command::Stats(command) => command.run(&connect, &output).await,
+        Command::Facets(command) => command.run(&connect, &output).await,
+        Command::Why(command) => command.run(&connect, &output).await,
+        Command::Peek(command) => command.run(&connect, &output).await,
+        Command::Pause(command) => command.run(&connect, &output).await,
+        Command::Resume(command) => command.run(&connect, &output).await,
+        Command::Limit(command) => command.run(&connect, &output).await,
+        Command::Weight(command) => command.run(&connect, &output).await,
+        Command::Rate(command) => command.run(&connect, &output).await,
         Command::Destroy(command) => command.run(&connect, &output).await,
         Command::Redis(command) => command.run(&connect, &output).await,
     }

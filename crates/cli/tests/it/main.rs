@@ -2,8 +2,17 @@
 //! compared with what it printed before, in `snapshots`: `INSTA_UPDATE=always` writes these anew.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bulk;
+mod deliver;
+mod facets;
+mod limit;
 mod listen;
+mod pause;
+mod peek;
 mod queues;
 mod redis;
 mod settle;
+mod stats;
 mod support;
+mod take;
+mod why;
