@@ -4,7 +4,9 @@ mod arguments;
 mod bulk;
 mod confirm;
 mod connect;
+mod dead;
 mod deliver;
+mod doctor;
 mod facets;
 mod failure;
 mod limit;
@@ -13,6 +15,7 @@ mod listen;
 mod output;
 mod pause;
 mod peek;
+mod purge;
 mod queues;
 mod redis;
 mod settings;
@@ -85,7 +88,10 @@ enum Command {
     Rate(limit::RateOf),
 
     // What is given up, and what is to go.
+    Dead(dead::Dead),
+    Purge(purge::Purge),
     Destroy(queues::Destroy),
+    Doctor(doctor::Doctor),
 
     // What runs until it is ended.
     Redis(redis::Redis),
@@ -122,7 +128,10 @@ async fn run(Cli { connect, output, command }: Cli) -> Result<(), Failure> {
         Command::Limit(command) => command.run(&connect, &output).await,
         Command::Weight(command) => command.run(&connect, &output).await,
         Command::Rate(command) => command.run(&connect, &output).await,
+        Command::Dead(command) => command.run(&connect, &output).await,
+        Command::Purge(command) => command.run(&connect, &output).await,
         Command::Destroy(command) => command.run(&connect, &output).await,
+        Command::Doctor(command) => command.run(&connect, &output).await,
         Command::Redis(command) => command.run(&connect, &output).await,
     }
 }

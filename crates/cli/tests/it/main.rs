@@ -3,16 +3,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bulk;
+mod dead;
 mod deliver;
+mod doctor;
 mod facets;
 mod limit;
 mod listen;
 mod pause;
 mod peek;
+mod purge;
 mod queues;
 mod redis;
 mod settle;
 mod stats;
 mod support;
 mod take;
+mod terminal;
 mod why;
