@@ -9,6 +9,7 @@ mod deliver;
 mod doctor;
 mod facets;
 mod failure;
+mod generate;
 mod limit;
 mod lines;
 mod listen;
@@ -95,6 +96,10 @@ enum Command {
 
     // What runs until it is ended.
     Redis(redis::Redis),
+
+    // About this program.
+    Completions(generate::Completions),
+    Man(generate::Manual),
 }
 
 #[tokio::main]
@@ -133,5 +138,7 @@ async fn run(Cli { connect, output, command }: Cli) -> Result<(), Failure> {
         Command::Destroy(command) => command.run(&connect, &output).await,
         Command::Doctor(command) => command.run(&connect, &output).await,
         Command::Redis(command) => command.run(&connect, &output).await,
+        Command::Completions(command) => command.run(&output),
+        Command::Man(command) => command.run(&output),
     }
 }
