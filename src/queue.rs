@@ -6,8 +6,15 @@ use serde_json::Value;
 
 use crate::{
     Broker, Cursor, DeadLetters, Delivery, Facet, FacetStats, Finding, Invalid, Lease, Outcome,
-    Peeked, Pull, QueueSettings, Stats, Undecodable, Worker, destroy::destroy, doctor,
-    error::Result, keys::check_name, opaque_debug, queues::Source, settings::Whose, stats,
+    Peeked, Pull, QueueSettings, Stats, Undecodable, Why, Worker,
+    destroy::destroy,
+    doctor,
+    error::Result,
+    keys::{check_label, check_name},
+    opaque_debug,
+    queues::Source,
+    settings::Whose,
+    stats,
 };
 
 /// One queue; made by [`Broker::register_queue`] and [`Broker::queue`]. Cheap to clone.
@@ -278,6 +285,22 @@ impl<T: Send + 'static> Queue<T> {
     /// As for [`peek`](Self::peek).
     pub async fn facets(&self, from: Cursor) -> Result<(Vec<FacetStats>, Option<Cursor>)> {
         stats::facets(&self.broker.core, &self.name, from).await
+    }
+
+    /// As [`Facet::why`], for many facets: one script call for each 100 of them, and one more for
+    /// each 512 KiB of their foremost messages. Returns what it finds in the order in which they were
+    /// given.
+    ///
+    /// # Errors
+    /// As for [`Facet::why`]; one name that is not valid, and nothing is asked.
+    pub async fn why_all<S: Into<String>>(
+        &self,
+        facets: impl IntoIterator<Item = S>,
+    ) -> Result<Vec<Why>> {
+        check_name(&self.name)?;
+        let facets: Vec<String> = facets.into_iter().map(Into::into).collect();
+        facets.iter().try_for_each(|facet| check_label("facet", facet))?;
+        stats::look_at(&self.broker.core, &self.name, &facets).await
     }
 
     /// Examines what Redis has of this queue, in bounded steps, while it is in service: whether each

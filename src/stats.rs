@@ -96,6 +96,8 @@ pub struct FacetStats {
     pub oldest: Option<Duration>,
     /// What it can do.
     pub state: FacetState,
+    /// What keeps it from being served. None when it can be, at its turn.
+    pub gate: Option<Gate>,
     /// Whether it is paused. Without messages it can be that, too.
     pub paused: bool,
 }
@@ -106,7 +108,7 @@ pub struct FacetStats {
 pub enum FacetState {
     /// It has messages waiting, and is served at its turn.
     Ready,
-    /// It has messages waiting, and is not served: [`Facet::why`](crate::Facet::why) says why.
+    /// It has messages waiting, and is not served: [`gate`](FacetStats::gate) says why.
     Parked,
     /// It has none waiting, and had more than the others who wait.
     InDebt,
@@ -142,7 +144,8 @@ pub enum Gate {
     Empty,
 }
 
-/// Why a facet is served, or is not; made by [`Facet::why`](crate::Facet::why).
+/// Why a facet is served, or is not; made by [`Facet::why`](crate::Facet::why) and
+/// [`Queue::why_all`](crate::Queue::why_all).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Why {
@@ -258,13 +261,8 @@ pub(crate) async fn facets(
 ) -> Result<(Vec<FacetStats>, Option<Cursor>)> {
     check_name(queue)?;
     let (names, next) = facet_names(core, queue, from).await?;
-    let mut page: Vec<FacetStats> = Vec::with_capacity(names.len());
-    while page.len() < names.len() {
-        let left = &names[page.len()..];
-        let looked_at = look_at(core, queue, &left[..left.len().min(MOST_FACETS)]).await?;
-        page.extend(looked_at.into_iter().map(|why| why.stats));
-    }
-    Ok((page, next))
+    let page = look_at(core, queue, &names).await?;
+    Ok((page.into_iter().map(|why| why.stats).collect(), next))
 }
 
 /// The names of a page of facets, and where the next one begins.
@@ -283,8 +281,22 @@ pub(crate) async fn facet_names(
     Ok((names, (set > 0).then_some(Cursor { set, at })))
 }
 
-/// Looks at as many of the facets as one script may: at least one.
+/// Looks at facets, in their order, with as many scripts as that takes.
 pub(crate) async fn look_at<Name: AsRef<[u8]>>(
+    core: &Core,
+    queue: &Arc<str>,
+    facets: &[Name],
+) -> Result<Vec<Why>> {
+    let mut found = Vec::with_capacity(facets.len());
+    while found.len() < facets.len() {
+        let left = &facets[found.len()..];
+        found.extend(look_at_some(core, queue, &left[..left.len().min(MOST_FACETS)]).await?);
+    }
+    Ok(found)
+}
+
+/// Looks at as many of the facets as one script may: at least one.
+async fn look_at_some<Name: AsRef<[u8]>>(
     core: &Core,
     queue: &Arc<str>,
     facets: &[Name],
@@ -327,6 +339,7 @@ pub(crate) async fn look_at<Name: AsRef<[u8]>>(
                 3 => FacetState::InDebt,
                 _ => FacetState::Quiet,
             },
+            gate,
             paused: settings.paused,
         };
         Ok(Why { gate, place: u64::try_from(place).ok(), settings, stats })

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use fairlane::{Cursor, Error, FacetState, FacetStats, Queue};
+use fairlane::{Cursor, Error, FacetSettings, FacetState, FacetStats, Gate, Queue, Rate};
 
 use crate::support::{Space, deliver, message, run};
 
@@ -63,6 +63,36 @@ async fn a_facet_is_shown_with_all_that_is_known_of_it() {
     }
     assert_eq!(queue.pull_many(9).await.unwrap().len(), 5);
     assert!(all(&queue).await.0.is_empty(), "nothing is known any more");
+    space.end().await;
+}
+
+#[tokio::test]
+async fn what_keeps_a_facet_is_shown_with_it() {
+    let (space, queue) = Space::with_queue().await;
+    queue.facet("limited").configure(|facet| facet.max_leased = Some(1)).await.unwrap();
+    let slow = Rate::new(1, 60 * SECOND);
+    queue.facet("slow").configure(|facet| facet.rate = Some(slow)).await.unwrap();
+    for name in ["limited", "slow", "paused", "ready"] {
+        deliver(&space.broker, name, 3).await;
+    }
+    queue.facet("paused").pause().await.unwrap();
+    let leased = queue.lease_many(3).await.unwrap();
+    let (found, _) = all(&queue).await;
+    assert_eq!(found["limited"].gate, Some(Gate::AtLimit { most: 1 }));
+    assert!(matches!(found["slow"].gate, Some(Gate::OutOfRate { .. })));
+    assert_eq!((found["paused"].gate, found["ready"].gate), (Some(Gate::Paused), None));
+    queue.pause().await.unwrap();
+    let (found, _) = all(&queue).await;
+    assert!(found.values().all(|stats| stats.gate == Some(Gate::QueuePaused)));
+    queue.resume().await.unwrap();
+    assert!(space.broker.ack_all(leased).await.unwrap().is_empty());
+    for name in ["limited", "slow", "paused"] {
+        let set = queue.facet(name).configure(|facet| *facet = FacetSettings::default()).await;
+        set.unwrap();
+    }
+    assert_eq!(queue.pull_many(99).await.unwrap().len(), 9);
+    space.clock.advance(60 * SECOND);
+    assert!(queue.pull().await.unwrap().is_none());
     space.end().await;
 }
 

@@ -15,7 +15,9 @@ fn after(space: &Space, time: Duration) -> SystemTime {
 }
 
 async fn gate(facet: &Facet) -> Option<Gate> {
-    facet.why().await.unwrap().gate
+    let why = facet.why().await.unwrap();
+    assert_eq!(why.stats.gate, why.gate);
+    why.gate
 }
 
 #[tokio::test]
@@ -256,5 +258,58 @@ async fn to_ask_why_changes_nothing_and_needs_a_queue() {
     assert_eq!(gate(&queue.facet("a")).await, None, "it holds something");
     assert!(queue.pull().await.unwrap().is_some());
     assert!(matches!(queue.facet("a").why().await, Err(Error::NoSuchQueue(_))));
+    space.end().await;
+}
+
+#[tokio::test]
+async fn many_are_asked_at_once_and_answered_in_the_order_given() {
+    let (space, queue) = Space::with_queue().await;
+    let messages: Vec<_> = (0..250).map(|n| message(&format!("f{n}"), "t", n)).collect();
+    space.broker.deliver_all(&messages).await.unwrap();
+    queue.facet("f7").pause().await.unwrap();
+    let names: Vec<_> = (0..260).rev().map(|n| format!("f{n}")).collect();
+    let found = queue.why_all(&names).await.unwrap();
+    assert!(found.iter().map(|why| &why.stats.facet).eq(&names));
+    assert_eq!(found.iter().filter(|why| why.gate == Some(Gate::Empty)).count(), 10);
+    assert_eq!(found[252].gate, Some(Gate::Paused));
+    for at in [0, 9, 10, 159, 160, 252, 259] {
+        assert_eq!(
+            found[at],
+            queue.facet(&names[at]).why().await.unwrap(),
+            "alone, it is the same"
+        );
+    }
+    assert_eq!(queue.why_all(["f7", "f7"]).await.unwrap().len(), 2);
+    assert!(queue.why_all(Vec::<String>::new()).await.unwrap().is_empty());
+    queue.facet("f7").resume().await.unwrap();
+    assert_eq!(queue.pull_many(999).await.unwrap().len(), 250);
+    space.end().await;
+}
+
+#[tokio::test]
+async fn many_with_large_messages_are_all_answered() {
+    let (space, queue) = Space::with_queue().await;
+    let large = |n: u64| {
+        let mut message = message(&format!("f{n}"), "t", n);
+        message["text"] = "x".repeat(1_000_000).into();
+        message
+    };
+    space.broker.deliver_all(&(0..5).map(large).collect::<Vec<_>>()).await.unwrap();
+    let found = queue.why_all((0..5).map(|n| format!("f{n}"))).await.unwrap();
+    assert_eq!(found.iter().filter(|why| why.gate.is_none()).count(), 5);
+    while !queue.pull_many(9).await.unwrap().is_empty() {}
+    space.end().await;
+}
+
+#[tokio::test]
+async fn many_are_refused_as_one_is() {
+    let (space, queue) = Space::with_queue().await;
+    let refused = space.broker.queue("nowhere").why_all(["a"]).await;
+    assert!(matches!(refused, Err(Error::NoSuchQueue(name)) if &*name == "nowhere"));
+    let refused = space.broker.queue("a:b").why_all(["a"]).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))));
+    for bad in [String::new(), "x".repeat(513)] {
+        assert!(matches!(queue.why_all(["a".into(), bad]).await, Err(Error::Invalid(_))));
+    }
     space.end().await;
 }
