@@ -25,6 +25,7 @@ mod shown;
 mod stats;
 mod stop;
 mod take;
+mod top;
 mod why;
 
 use clap::{Parser, Subcommand};
@@ -96,6 +97,7 @@ enum Command {
 
     // What runs until it is ended.
     Redis(redis::Redis),
+    Top(top::Top),
 
     // About this program.
     Completions(generate::Completions),
@@ -138,6 +140,7 @@ async fn run(Cli { connect, output, command }: Cli) -> Result<(), Failure> {
         Command::Destroy(command) => command.run(&connect, &output).await,
         Command::Doctor(command) => command.run(&connect, &output).await,
         Command::Redis(command) => command.run(&connect, &output).await,
+        Command::Top(command) => command.run(&connect, &output).await,
         Command::Completions(command) => command.run(&output),
         Command::Man(command) => command.run(&output),
     }

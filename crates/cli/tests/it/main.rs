@@ -21,4 +21,5 @@ mod stats;
 mod support;
 mod take;
 mod terminal;
+mod top;
 mod why;

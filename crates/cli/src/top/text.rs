@@ -1,0 +1,160 @@
+//! Numbers, times and names as they stand on the screen.
+
+use std::{
+    fmt::Write,
+    time::{Duration, SystemTime},
+};
+
+use ratatui::text::Span;
+
+/// What stands where there is no figure.
+pub(super) const NONE: &str = "·";
+
+/// `1,234,567`, from ten million on `12.3M`.
+pub(super) fn count(number: u64) -> String {
+    for (unit, letter) in [(1e9, 'G'), (1e6, 'M')] {
+        if number as f64 >= 10.0 * unit {
+            return format!("{:.1}{letter}", number as f64 / unit);
+        }
+    }
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number a second.
+pub(super) fn rate(rate: Option<f64>) -> String {
+    match rate {
+        None => NONE.into(),
+        Some(rate) if rate < 99.95 => format!("{rate:.1}"),
+        Some(rate) => count(rate.round() as u64),
+    }
+}
+
+/// A part of the whole, in percent.
+pub(super) fn part(part: Option<f64>) -> String {
+    match part.map(|part| part * 100.0) {
+        None => NONE.into(),
+        Some(percent) if percent < 9.95 => format!("{percent:.1}%"),
+        Some(percent) => format!("{percent:.0}%"),
+    }
+}
+
+/// A length of time: `0.3s`, `42s`, `3m05s`, `2h14m`, `5d03h`.
+pub(super) fn time(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let two = |large: u64, a: char, small: u64, b: char| format!("{large}{a}{small:02}{b}");
+    match seconds {
+        0..10 => format!("{}.{}s", seconds, time.subsec_millis() / 100),
+        10..60 => format!("{seconds}s"),
+        60..3600 => two(seconds / 60, 'm', seconds % 60, 's'),
+        3600..86_400 => two(seconds / 3600, 'h', seconds / 60 % 60, 'm'),
+        _ => two(seconds / 86_400, 'd', seconds / 3600 % 24, 'h'),
+    }
+}
+
+/// A time of day: `14:03:22 UTC`.
+pub(super) fn clock(at: SystemTime) -> String {
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
+}
+
+/// A name that somebody else has given: what a terminal would obey, or what shows nothing or turns
+/// the direction of the text, stands there as an escape.
+pub(super) fn shown(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for c in name.chars() {
+        let hides = matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        if c.is_control() || hides {
+            let _ = write!(text, "{}", c.escape_default()); // To a string it does not fail.
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// How many columns a text takes.
+pub(super) fn width(text: &str) -> usize {
+    Span::raw(text).width()
+}
+
+/// A text of exactly so many columns: filled up on the right, or cut, with `…` for what is left out.
+pub(super) fn fit(text: &str, columns: usize) -> String {
+    let mut fitted = text.to_owned();
+    if width(&fitted) > columns {
+        while !fitted.is_empty() && width(&fitted) >= columns {
+            fitted.pop();
+        }
+        if columns > 0 {
+            fitted.push('…');
+        }
+    }
+    fitted.extend(std::iter::repeat_n(' ', columns.saturating_sub(width(&fitted))));
+    fitted
+}
+
+/// A text in lines of at most so many columns, cut between words where it can be.
+pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().filter(|line| {
+            line.is_empty() || width(line) + 1 + width(word) <= columns // It fits, or nothing does.
+        });
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stay_short() {
+        let counts = [0, 999, 1000, 1_234_567, 12_345_678, 10_000_000_000];
+        let texts = counts.map(count);
+        assert_eq!(texts, ["0", "999", "1,000", "1,234,567", "12.3M", "10.0G"]);
+        let rates = [None, Some(0.0), Some(99.94), Some(99.96), Some(1234.5)].map(rate);
+        assert_eq!(rates, ["·", "0.0", "99.9", "100", "1,235"]);
+        assert_eq!([None, Some(0.0333), Some(0.5)].map(part), ["·", "3.3%", "50%"]);
+    }
+
+    #[test]
+    fn times_stay_short() {
+        let texts = [0.35, 9.99, 10.0, 185.0, 8040.0, 442_800.0];
+        let texts = texts.map(|seconds| time(Duration::from_secs_f64(seconds)));
+        assert_eq!(texts, ["0.3s", "9.9s", "10s", "3m05s", "2h14m", "5d03h"]);
+        assert_eq!(clock(SystemTime::UNIX_EPOCH + Duration::from_secs(86_399)), "23:59:59 UTC");
+    }
+
+    #[test]
+    fn a_name_cannot_speak_to_the_terminal() {
+        assert_eq!(shown("a\x1b[2J\n\u{9b}31m\u{202e}b"), r"a\u{1b}[2J\n\u{9b}31m\u{202e}b");
+        assert_eq!(shown("Zoë 東京"), "Zoë 東京");
+    }
+
+    #[test]
+    fn a_text_is_cut_by_columns_not_by_characters() {
+        assert_eq!(fit("acme", 6), "acme  ");
+        assert_eq!(fit("acme corp", 6), "acme …");
+        assert_eq!(fit("東京都", 4), "東… ");
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("one two", 0), ["one", "two"]);
+        assert_eq!((fit("acme", 1).as_str(), fit("acme", 0).as_str()), ("…", ""));
+    }
+}
