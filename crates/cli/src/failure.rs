@@ -103,7 +103,8 @@ fn code_of(error: &Error) -> u8 {
             Invalid::Url { .. }
             | Invalid::Name { .. }
             | Invalid::OutOfRange { .. }
-            | Invalid::Pattern { .. },
+            | Invalid::Pattern { .. }
+            | Invalid::NoSuchQueue { .. },
         ) => 2,
         _ => 1,
     }

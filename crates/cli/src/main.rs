@@ -1,11 +1,13 @@
 //! The `fairlane` command: a broker on Redis, from a terminal.
 
 mod arguments;
+mod bench;
 mod bulk;
 mod confirm;
 mod connect;
 mod dead;
 mod deliver;
+mod demo;
 mod doctor;
 mod facets;
 mod failure;
@@ -27,6 +29,7 @@ mod stop;
 mod take;
 mod top;
 mod why;
+mod work;
 
 use clap::{Parser, Subcommand};
 
@@ -97,7 +100,12 @@ enum Command {
 
     // What runs until it is ended.
     Redis(redis::Redis),
+    Work(work::Work),
     Top(top::Top),
+
+    // To see what it does.
+    Demo(demo::Demo),
+    Bench(bench::Bench),
 
     // About this program.
     Completions(generate::Completions),
@@ -140,7 +148,10 @@ async fn run(Cli { connect, output, command }: Cli) -> Result<(), Failure> {
         Command::Destroy(command) => command.run(&connect, &output).await,
         Command::Doctor(command) => command.run(&connect, &output).await,
         Command::Redis(command) => command.run(&connect, &output).await,
+        Command::Work(command) => command.run(&connect, &output).await,
         Command::Top(command) => command.run(&connect, &output).await,
+        Command::Demo(command) => command.run(&connect, &output).await,
+        Command::Bench(command) => command.run(&connect, &output).await,
         Command::Completions(command) => command.run(&output),
         Command::Man(command) => command.run(&output),
     }

@@ -2,9 +2,11 @@
 //! compared with what it printed before, in `snapshots`: `INSTA_UPDATE=always` writes these anew.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bench;
 mod bulk;
 mod dead;
 mod deliver;
+mod demo;
 mod doctor;
 mod errors;
 mod facets;
@@ -23,3 +25,4 @@ mod take;
 mod terminal;
 mod top;
 mod why;
+mod work;
