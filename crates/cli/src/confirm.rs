@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::{failure::Failure, shown::printable};
 
+/// Whether to ask.
 #[derive(Debug, Args)]
 pub(crate) struct Confirm {
     /// Does not ask first

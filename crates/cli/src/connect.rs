@@ -13,6 +13,7 @@ const LOCAL: &str = "redis://127.0.0.1:6379";
 /// A body as it is: this program reads none but to show it.
 pub(crate) type Body = Vec<u8>;
 
+/// What every command is told of Redis, anywhere on the line.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connect {

@@ -22,7 +22,7 @@ pub(crate) struct Dead {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lists them
+    /// Lists the dead letters of a queue
     List {
         #[command(flatten)]
         which: Which,
@@ -30,7 +30,7 @@ enum Command {
         #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
-    /// Lets them wait again, at the ends of their facets, with all their attempts
+    /// Lets dead letters wait again, at the ends of their facets, with all their attempts
     Redrive {
         #[command(flatten)]
         which: Which,
@@ -38,7 +38,7 @@ enum Command {
         #[arg(long)]
         id: Option<MessageId>,
     },
-    /// Drops them; asks first
+    /// Drops dead letters; asks first
     Purge {
         #[command(flatten)]
         which: Which,

@@ -130,10 +130,11 @@ impl<'a> Delivered<'a> {
 
 impl Row for Delivered<'_> {
     fn columns(&self) -> Vec<(&'static str, Cell)> {
-        let queues = if self.queues.is_empty() { "-".into() } else { self.queues.join(", ") };
+        let queues = self.queues.join(", ");
+        let queues = Some(shown::printable(queues.as_bytes())).filter(|queues| !queues.is_empty());
         vec![
             ("id", Cell::number(self.id)),
-            ("queues", Cell::Text(queues)),
+            ("queues", Cell::any(queues)),
             ("listeners", Cell::number(self.listeners)),
             ("duplicate", Cell::text(if self.duplicate { "yes" } else { "no" })),
         ]

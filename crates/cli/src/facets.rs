@@ -100,6 +100,7 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
+    /// Takes it over from the library.
     pub(crate) fn of(stats: FacetStats) -> Self {
         let FacetStats { facet, waiting, leased, delayed, dead, weight, turn, paused, .. } = stats;
         let state = match stats.state {

@@ -97,6 +97,7 @@ struct RateLimit {
 }
 
 impl FacetLimits {
+    /// Takes them over from the library.
     pub(crate) fn of(settings: &FacetSettings) -> Self {
         let rate = |rate: Rate| RateLimit {
             count: rate.count,

@@ -30,6 +30,7 @@ pub(crate) struct Lines<R> {
 }
 
 impl<R: Read> Lines<R> {
+    /// From the first one on.
     pub(crate) fn of(input: R) -> Self {
         Self { input: BufReader::with_capacity(MOST_BYTES, input), number: 0, bytes: 0 }
     }

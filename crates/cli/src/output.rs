@@ -22,6 +22,7 @@ const LEAST: u16 = 16;
 /// Between two columns.
 const GAP: u16 = 2;
 
+/// For whom a command prints.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct Output {
@@ -42,10 +43,12 @@ pub(crate) enum Cell {
 }
 
 impl Cell {
+    /// What is counted or measured.
     pub(crate) fn number(number: impl Display) -> Self {
         Self::Number(number.to_string())
     }
 
+    /// What is neither.
     pub(crate) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }

@@ -34,6 +34,7 @@ struct Wait {
 }
 
 impl QueueLimits {
+    /// Takes them over from the library.
     pub(crate) fn of(queue: String, settings: &QueueSettings) -> Self {
         let backoff = settings.backoff;
         Self {

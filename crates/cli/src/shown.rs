@@ -24,6 +24,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
+    /// Finds out what it is.
     pub(crate) fn of(body: &[u8]) -> Self {
         let Ok(text) = std::str::from_utf8(body) else {
             return Self::Bytes { bytes: body.iter().map(|byte| format!("{byte:02x}")).collect() };

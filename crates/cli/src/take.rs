@@ -34,8 +34,8 @@ struct Order {
 /// Takes messages for good, at most once: what is printed is off the queue
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints the bodies; with --json the names of their queues, too. See lease for messages that shall come
-back when they are not acked.")]
+Prints a body a line, what could touch a terminal escaped; with --json the name of its queue, too. See
+lease for messages that shall come back when they are not acked.")]
 pub(crate) struct Pull {
     #[command(flatten)]
     order: Order,

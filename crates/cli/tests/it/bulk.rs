@@ -71,7 +71,9 @@ fn with_a_key_the_same_lines_can_be_delivered_again() {
 #[test]
 fn a_line_that_is_there_is_not_held_back_for_those_to_come() {
     let terminal = Terminal::with_queue();
-    let mut deliver = terminal.fairlane(&["deliver"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut deliver = terminal.fairlane(&["deliver"]);
+    let deliver = deliver.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut deliver = deliver.spawn().unwrap();
     let mut tail = deliver.stdin.take().unwrap();
     tail.write_all(lines(1).as_bytes()).unwrap();
     eventually(|| terminal.done(&["stats", "q", "--json"]).contains("\"waiting\":1,"));
@@ -101,6 +103,28 @@ fn when_redis_goes_away_in_the_middle_it_says_how_to_go_on() {
     assert!(said.starts_with("error: line 4: "), "{said}");
     assert!(said.contains("2 messages were delivered before it, and --skip 3 goes on from there"));
     assert_eq!((said.lines().count(), text(&output)), (1, String::new()));
+}
+
+#[test]
+fn when_no_answer_comes_it_says_what_may_have_been_delivered() {
+    let mut terminal = Terminal::new();
+    terminal.server = Arc::new(Server::start()); // One of its own.
+    let mut deliver = terminal.fairlane(&["deliver"]);
+    deliver.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut deliver = deliver.spawn().unwrap();
+    let mut tail = deliver.stdin.take().unwrap();
+    terminal.done(&["register", "q", "."]);
+    tail.write_all(lines(1).as_bytes()).unwrap();
+    eventually(|| terminal.done(&["stats", "q", "--json"]).contains("\"waiting\":1,"));
+    assert_eq!(terminal.server.command("CLIENT PAUSE 60000 WRITE"), "+OK");
+    tail.write_all(lines(2).as_bytes()).unwrap();
+    let output = deliver.wait_with_output().unwrap();
+    assert_eq!(terminal.server.command("CLIENT UNPAUSE"), "+OK");
+    let said = error(&output);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(3), 1), "{said}");
+    assert!(said.starts_with("error: line 2: no reply came; the call may have been carried out"));
+    assert!(said.contains("1 message was delivered before it, and --skip 1 goes on from there"));
+    assert!(said.ends_with("the lines from there on may have been delivered, too\n"), "{said}");
 }
 
 #[cfg(target_os = "linux")]
