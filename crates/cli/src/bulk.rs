@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::Read,
+    pin::pin,
     time::{Duration, Instant},
 };
 
@@ -14,8 +15,9 @@ use crate::{
     connect::Body,
     deliver::Manner,
     failure::Failure,
-    lines::{Line, Lines, MOST_LINES},
+    lines::{Batch, Line, MOST_LINES, read},
     shown::count,
+    stop::stop,
 };
 
 /// What was delivered.
@@ -68,28 +70,40 @@ impl fmt::Display for Summary {
 }
 
 /// Delivers a message for each line, in their order. `length` is that of the input in bytes, where
-/// it is known.
+/// it is known. Interrupted, it ends between two batches, and says how to go on.
 pub(crate) async fn deliver(
     broker: &Broker<Body>,
     manner: &Manner,
-    input: impl Read,
+    input: impl Read + Send + 'static,
     length: Option<u64>,
     skip: u64,
 ) -> Result<Summary, Failure> {
-    let mut lines = Lines::of(input);
     let (began, bar) = (Instant::now(), progress(length));
     let mut summary = Summary::default();
-    let skipped = lines.skip(skip);
-    let mut ended = skipped.map_err(|failure| stopped(failure, &lines, &summary))?;
-    while !ended {
-        let (batch, end) = lines.batch();
-        send(broker, manner, &batch, &mut summary).await?;
-        bar.set_position(lines.bytes);
+    let mut stop = pin!(stop());
+    let mut batches = read(input, skip);
+    let mut ahead = skip + 1; // The first line of which nothing was sent.
+    loop {
+        let batch = tokio::select! {
+            biased;
+            stopped = &mut stop => {
+                stopped?;
+                return Err(at_line(Failure::refused("interrupted"), ahead, &summary));
+            }
+            batch = batches.recv() => batch,
+        };
+        let Some(Batch { lines, bytes, number, end }) = batch else {
+            return Err(at_line(Failure::refused("nobody reads the input"), ahead, &summary));
+        };
+        send(broker, manner, &lines, &mut summary).await?;
+        ahead = number + 1;
+        bar.set_position(bytes);
         let rate = summary.all() as f64 / began.elapsed().as_secs_f64().max(0.001);
         bar.set_message(format!("{} delivered, {rate:.0}/s", summary.all()));
-        ended = end.map_err(|failure| stopped(failure, &lines, &summary))?;
+        if end.map_err(|failure| at_line(failure, number, &summary))? {
+            return Ok(summary.timed(began.elapsed()));
+        }
     }
-    Ok(summary.timed(began.elapsed()))
 }
 
 /// A bar where the length is known. It is seen where standard error is a terminal, and gone when
@@ -106,11 +120,7 @@ fn progress(length: Option<u64>) -> ProgressBar {
     bar.with_style(style).with_finish(ProgressFinish::AndClear)
 }
 
-/// That it ended with the line that was read last, and how to go on from there.
-fn stopped<R>(failure: Failure, lines: &Lines<R>, summary: &Summary) -> Failure {
-    at_line(failure, lines.number, summary)
-}
-
+/// That it ended at a line, and how to go on from there.
 fn at_line(failure: Failure, number: u64, summary: &Summary) -> Failure {
     let before = count(summary.all(), "message was", "messages were");
     let on = number.saturating_sub(1);

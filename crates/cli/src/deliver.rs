@@ -176,7 +176,7 @@ impl Deliver {
 
     async fn lines(
         &self,
-        input: impl io::Read,
+        input: impl io::Read + Send + 'static,
         length: Option<u64>,
         connect: &Connect,
         output: &Output,

@@ -1,8 +1,12 @@
 //! The lines of an input, in batches, each line a body.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    thread,
+};
 
 use serde::de::IgnoredAny;
+use tokio::sync::mpsc;
 
 use crate::{connect::Body, failure::Failure};
 
@@ -20,23 +24,55 @@ pub(crate) struct Line {
     pub(crate) body: Body,
 }
 
-/// Lines of any input.
-pub(crate) struct Lines<R> {
-    input: BufReader<R>,
+/// Lines that go out together.
+pub(crate) struct Batch {
+    pub(crate) lines: Vec<Line>,
+    /// Of the input, so far.
+    pub(crate) bytes: u64,
     /// Of the line that was read last.
     pub(crate) number: u64,
+    /// Whether the input ends with it, or why it cannot go on: what came before is delivered first.
+    pub(crate) end: Result<bool, Failure>,
+}
+
+/// Reads the lines behind the first `skip`, a batch ahead of who takes them. Reading may wait for
+/// ever, so a thread does it that nobody waits for.
+pub(crate) fn read(input: impl Read + Send + 'static, skip: u64) -> mpsc::Receiver<Batch> {
+    let (give, batches) = mpsc::channel(1);
+    thread::spawn(move || {
+        let mut lines = Lines::of(input);
+        let mut batch = match lines.skip(skip) {
+            Ok(false) => lines.batch(),
+            end => lines.so_far(Vec::new(), end),
+        };
+        loop {
+            let last = !matches!(batch.end, Ok(false));
+            if give.blocking_send(batch).is_err() || last {
+                return;
+            }
+            batch = lines.batch();
+        }
+    });
+    batches
+}
+
+/// Lines of any input.
+struct Lines<R> {
+    input: BufReader<R>,
+    /// Of the line that was read last.
+    number: u64,
     /// That were read.
-    pub(crate) bytes: u64,
+    bytes: u64,
 }
 
 impl<R: Read> Lines<R> {
     /// From the first one on.
-    pub(crate) fn of(input: R) -> Self {
+    fn of(input: R) -> Self {
         Self { input: BufReader::with_capacity(MOST_BYTES, input), number: 0, bytes: 0 }
     }
 
     /// Goes over lines, however long. Returns whether the input ended.
-    pub(crate) fn skip(&mut self, lines: u64) -> Result<bool, Failure> {
+    fn skip(&mut self, lines: u64) -> Result<bool, Failure> {
         while self.number < lines {
             self.number += 1;
             match self.input.skip_until(b'\n').map_err(unreadable)? {
@@ -47,10 +83,9 @@ impl<R: Read> Lines<R> {
         Ok(false)
     }
 
-    /// As many lines as are there and fit into a batch, and whether the input ended, or why it
-    /// cannot go on: what came before is delivered first. A batch is not held back for lines that
-    /// are not written yet.
-    pub(crate) fn batch(&mut self) -> (Vec<Line>, Result<bool, Failure>) {
+    /// As many lines as are there and fit into a batch. It is not held back for lines that are not
+    /// written yet.
+    fn batch(&mut self) -> Batch {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         loop {
             match self.next() {
@@ -59,14 +94,18 @@ impl<R: Read> Lines<R> {
                     bytes += line.body.len();
                     batch.push(line);
                 }
-                Ok(None) => return (batch, Ok(true)),
-                Err(failure) => return (batch, Err(failure)),
+                Ok(None) => return self.so_far(batch, Ok(true)),
+                Err(failure) => return self.so_far(batch, Err(failure)),
             }
             let waits = !self.input.buffer().contains(&b'\n');
             if waits || batch.len() >= MOST_LINES || bytes >= MOST_BYTES {
-                return (batch, Ok(false));
+                return self.so_far(batch, Ok(false));
             }
         }
+    }
+
+    fn so_far(&self, lines: Vec<Line>, end: Result<bool, Failure>) -> Batch {
+        Batch { lines, bytes: self.bytes, number: self.number, end }
     }
 
     fn next(&mut self) -> Result<Option<Line>, Failure> {
@@ -118,31 +157,31 @@ mod tests {
     #[test]
     fn a_batch_ends_where_more_would_have_to_be_waited_for() {
         let mut slow = Lines::of(&b"1\n2\n"[..]);
-        let (batch, end) = slow.batch();
-        assert_eq!((batch.len(), end.unwrap()), (2, false));
-        let (batch, end) = slow.batch();
-        assert_eq!((batch.len(), end.unwrap(), slow.bytes), (0, true, 4));
+        let Batch { lines, end, .. } = slow.batch();
+        assert_eq!((lines.len(), end.unwrap()), (2, false));
+        let Batch { lines, end, bytes, .. } = slow.batch();
+        assert_eq!((lines.len(), end.unwrap(), bytes), (0, true, 4));
     }
 
     #[test]
     fn batches_are_bounded_in_lines_and_in_bytes() {
         let many = b"1\n".repeat(MOST_LINES + 1);
-        assert_eq!(Lines::of(&many[..]).batch().0.len(), MOST_LINES);
+        assert_eq!(Lines::of(&many[..]).batch().lines.len(), MOST_LINES);
         let large = format!("\"{}\"\n", "x".repeat(MOST_BYTES)).into_bytes();
-        assert_eq!(Lines::of(&large.repeat(2)[..]).batch().0.len(), 1);
+        assert_eq!(Lines::of(&large.repeat(2)[..]).batch().lines.len(), 1);
     }
 
     #[test]
     fn a_line_that_never_ends_takes_no_more_memory_than_a_message_may() {
         let mut endless = Lines::of(io::repeat(b'1'));
-        let (batch, end) = endless.batch();
-        assert!(batch.is_empty() && end.is_err());
-        assert_eq!(endless.bytes, LONGEST);
+        let Batch { lines, end, bytes, .. } = endless.batch();
+        assert!(lines.is_empty() && end.is_err());
+        assert_eq!(bytes, LONGEST);
     }
 
     #[test]
     fn blank_lines_count_and_are_nothing() {
-        let (batch, _) = Lines::of(&b"\n  \r\n7\n"[..]).batch();
-        assert_eq!(batch.iter().map(|line| line.number).collect::<Vec<_>>(), [3]);
+        let batch = Lines::of(&b"\n  \r\n7\n"[..]).batch();
+        assert_eq!(batch.lines.iter().map(|line| line.number).collect::<Vec<_>>(), [3]);
     }
 }

@@ -2,7 +2,7 @@ use std::{fs::File, io::Write, process::Stdio, sync::Arc};
 
 use rustix::process::Signal;
 
-use crate::support::{Server, Terminal, error, eventually, text};
+use crate::support::{Server, Terminal, error, eventually, signal_to, text};
 
 fn lines(n: u64) -> String {
     (0..n).map(|n| format!("{{\"facet\":\"f{}\",\"topic\":\"t\",\"n\":{n}}}\n", n % 7)).collect()
@@ -103,6 +103,21 @@ fn when_redis_goes_away_in_the_middle_it_says_how_to_go_on() {
     assert!(said.starts_with("error: line 4: "), "{said}");
     assert!(said.contains("2 messages were delivered before it, and --skip 3 goes on from there"));
     assert_eq!((said.lines().count(), text(&output)), (1, String::new()));
+}
+
+#[test]
+fn interrupted_it_says_how_to_go_on() {
+    let terminal = Terminal::with_queue();
+    let mut deliver = terminal.fairlane(&["deliver", "--skip", "1"]);
+    deliver.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut deliver = deliver.spawn().unwrap();
+    let mut tail = deliver.stdin.take().unwrap();
+    tail.write_all(lines(3).as_bytes()).unwrap();
+    eventually(|| terminal.done(&["stats", "q", "--json"]).contains("\"waiting\":2,"));
+    signal_to(&deliver, Signal::INT);
+    let output = deliver.wait_with_output().unwrap();
+    let said = "error: line 4: interrupted; 2 messages were delivered before it, and --skip 3 goes on from there\n";
+    assert_eq!((output.status.code(), error(&output)), (Some(1), said.into()));
 }
 
 #[test]
