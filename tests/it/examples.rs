@@ -95,7 +95,8 @@ fn the_worker_has_half_of_the_messages_in_hand_within_a_millisecond_and_stops_at
         assert!(worker.wait().unwrap().success());
         assert_eq!(
             errors,
-            "1 of odd is given up: message 1 on `mail` is not what this broker decodes\n"
+            "1 of odd is given up: message 1 on `mail` is not what this broker decodes: invalid type: string \
+             \"no mail\", expected struct Mail at line 1 column 9\n"
         );
         let words: Vec<_> = last.split(' ').collect();
         let ["mails", "done,", "half", "of", "them", "in", "hand", "within", median, "ms"] =
