@@ -3,60 +3,14 @@
 use std::time::SystemTime;
 
 use fairlane::{FacetState, Gate};
-use ratatui::{
-    style::{Color, Modifier, Style},
-    text::Span,
-};
+use ratatui::{style::Style, text::Span};
 
 use super::{
     facets::{Known, Look, Sum},
     model::Queue,
     text::{NONE, count, fit, part, rate, shown, time},
+    theme::Theme,
 };
-
-/// What things look like: without colours where NO_COLOR is set to anything.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Theme {
-    pub(super) colours: bool,
-}
-
-impl Theme {
-    fn colour(self, colour: Color) -> Style {
-        if self.colours { Style::new().fg(colour) } else { Style::new() }
-    }
-
-    pub(super) fn strong(self) -> Style {
-        Style::new().add_modifier(Modifier::BOLD)
-    }
-
-    pub(super) fn quiet(self) -> Style {
-        self.colour(Color::DarkGray)
-    }
-
-    pub(super) fn good(self) -> Style {
-        self.colour(Color::Green)
-    }
-
-    pub(super) fn kept(self) -> Style {
-        self.colour(Color::Yellow)
-    }
-
-    pub(super) fn bad(self) -> Style {
-        self.colour(Color::Red)
-    }
-
-    pub(super) fn delivered(self) -> Style {
-        self.colour(Color::Magenta)
-    }
-
-    pub(super) fn served(self) -> Style {
-        self.colour(Color::Cyan)
-    }
-
-    pub(super) fn cursor(self) -> Style {
-        Style::new().add_modifier(Modifier::REVERSED)
-    }
-}
 
 /// A text and what it looks like.
 type Cell = (String, Style);

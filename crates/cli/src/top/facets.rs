@@ -16,9 +16,12 @@
 //! - Its weight is another one, or its turn is smaller: the clock of the queue began anew, or an
 //!   `ack_cost` gave something back.
 //!
-//! A share is what a facet is served of what all facets are for which there is a figure. The fair share
-//! is its weight, of the weights of all that have messages waiting and can be served. Both are of the
-//! facets that are known here: of a queue with more than are kept, of the busiest.
+//! A share is what a facet is served of what all are for which there is a figure. The fair share is
+//! its weight, of the weights of all that can be served and for which there is one: of those that
+//! waited all the time, which are those between whom turns are fair. (One that has a message now and
+//! then is served at once, and takes less than its weight would give it. If it counted, the others
+//! would seem to have too much.) Both are of the facets that are known here: of a queue with more than
+//! are kept, of the busiest.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -140,9 +143,9 @@ impl Known {
         };
     }
 
-    /// Whether it waits and can be served.
-    fn ready(&self) -> bool {
-        self.now.waiting > 0 && self.now.state == FacetState::Ready
+    /// Whether it can be served, and waited all the time.
+    fn compares(&self) -> bool {
+        self.served.is_some() && self.now.state == FacetState::Ready
     }
 }
 
@@ -159,9 +162,9 @@ impl Sum {
         known.served.filter(|_| self.served > 0.0).map(|served| served / self.served)
     }
 
-    /// What its weight gives it, while it waits and can be served.
+    /// What its weight gives it, of those that waited all the time.
     pub(super) fn fair(&self, known: &Known) -> Option<f64> {
-        known.ready().then(|| known.now.weight / self.weight)
+        known.compares().then(|| known.now.weight / self.weight)
     }
 }
 
@@ -190,7 +193,7 @@ impl Facets {
     pub(super) fn sum(&self) -> Sum {
         let all = self.known.values();
         let served = all.clone().filter_map(|known| known.served).sum();
-        let weight = all.filter(|known| known.ready()).map(|known| known.now.weight).sum();
+        let weight = all.filter(|known| known.compares()).map(|known| known.now.weight).sum();
         Sum { served, weight }
     }
 

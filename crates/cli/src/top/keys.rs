@@ -37,6 +37,7 @@ pub(super) fn press(view: &mut View, queue: Option<&str>, key: KeyEvent) -> Acti
     if key.kind == KeyEventKind::Release {
         return Action::None;
     }
+    view.said = None; // It was read.
     if key.modifiers.contains(KeyModifiers::CONTROL) {
         return if key.code == KeyCode::Char('c') { Action::Quit } else { Action::None };
     }

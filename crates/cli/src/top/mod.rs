@@ -1,5 +1,6 @@
 //! `fairlane top`
 
+mod chart;
 mod columns;
 mod facets;
 mod keys;
@@ -7,6 +8,7 @@ mod model;
 mod panels;
 mod screen;
 mod text;
+mod theme;
 mod view;
 mod watch;
 
@@ -26,10 +28,10 @@ use tokio::{
 };
 
 use self::{
-    columns::Theme,
     keys::{Action, press},
     model::Model,
     text::shown,
+    theme::Theme,
     view::View,
     watch::{News, Wanted, Watch},
 };
@@ -127,6 +129,7 @@ impl Screen {
         mut done: mpsc::Receiver<(String, bool)>,
     ) -> Result<(), Failure> {
         let mut events = EventStream::new();
+        let mut interrupted = signal(SignalKind::interrupt()).map_err(unusable)?;
         let mut terminated = signal(SignalKind::terminate()).map_err(unusable)?;
         let mut hung_up = signal(SignalKind::hangup()).map_err(unusable)?;
         loop {
@@ -162,6 +165,7 @@ impl Screen {
                     None => return Err(Failure::refused("what asks Redis has ended")),
                 },
                 Some(said) = done.recv() => self.view.said = Some(said),
+                _ = interrupted.recv() => return Ok(()),
                 _ = terminated.recv() => return Ok(()),
                 _ = hung_up.recv() => return Ok(()),
             }

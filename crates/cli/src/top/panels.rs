@@ -11,11 +11,11 @@ use ratatui::{
 };
 
 use super::{
-    columns::Theme,
     facets::{Known, Reason},
     keys::KEYS,
     model::Model,
     text::{clock, count, fit, part, rate, shown, time, wrap},
+    theme::Theme,
 };
 
 /// The widest panel.
@@ -59,7 +59,7 @@ pub(super) fn help(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
         ),
         ("·", "no figure: it had nothing waiting in between, or was kept from being served"),
         ("share", "of what the facets here are served"),
-        ("fair", "what its weight gives it, of the weights of those that wait and can be served"),
+        ("fair", "what its weight gives it, among those that have a figure and can be served"),
         ("oldest", "how long ago its foremost message was delivered"),
     ];
     rows.extend(columns.map(|(column, text)| (column, text.to_owned())));
@@ -97,9 +97,16 @@ fn told(model: &Model, known: &Known) -> Vec<(&'static str, String)> {
         rows.push(("besides", format!("{delayed} delayed, {dead} dead")));
     }
     let sum = model.facets.sum();
-    let (share, fair) = (part(sum.share(known)), part(sum.fair(known)));
-    rows.push(("served", format!("{} a second: {share} of all", rate(known.served))));
-    rows.push(("weight", format!("{}: {fair} would be fair", now.weight)));
+    let served = match (known.served, sum.share(known)) {
+        (None, _) => {
+            "no figure: it did not wait all the time, or was kept from being served".into()
+        }
+        (served, None) => format!("{} a second", rate(served)),
+        (served, share) => format!("{} a second, {} of all", rate(served), part(share)),
+    };
+    rows.push(("served", served));
+    let fair = sum.fair(known).map(|fair| format!(", which gives it {}", part(Some(fair))));
+    rows.push(("weight", format!("{}{}", now.weight, fair.unwrap_or_default())));
     let turn = now.turn.map_or("none".into(), |turn| format!("{turn:.3}"));
     rows.push(("turn", turn));
     if let Some(settings) = settings {

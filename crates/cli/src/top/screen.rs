@@ -1,22 +1,21 @@
 //! The screen: queues, a chart of the chosen one, its facets, and a line for what was done.
 
-use std::time::Duration;
-
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
     style::Style,
-    symbols::Marker,
     text::{Line, Span},
-    widgets::{Axis, Block, Borders, Chart, Dataset, GraphType},
+    widgets::{Block, Borders},
 };
 
 use super::{
-    columns::{FacetRow, Theme, facets, fitting, name, queues, title},
+    chart,
+    columns::{FacetRow, facets, fitting, name, queues, title},
     keys::KEYS,
-    model::{HISTORY, Model, Queue},
+    model::Model,
     panels,
-    text::{count, rate, shown, width},
+    text::{count, shown, width},
+    theme::Theme,
     view::{FACET_SORTS, List, Pane, Panel, QUEUE_SORTS, View},
 };
 
@@ -38,16 +37,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, view: &mut View, theme:
 
     let part = if view.pane == Pane::Queues { body.height / 3 } else { body.height / 4 };
     let queues = (view.queues.rows.len().max(1) as u16).min(part.max(2)) + 2;
-    let chart = if body.height >= CHART_FROM { (body.height / 3).min(12) } else { 0 };
-    let [queues, chart, facets] = Layout::vertical([
+    let middle = if body.height >= CHART_FROM { (body.height / 3).min(12) } else { 0 };
+    let [queues, middle, facets] = Layout::vertical([
         Constraint::Length(queues),
-        Constraint::Length(chart),
+        Constraint::Length(middle),
         Constraint::Fill(1),
     ])
     .areas(body);
     draw_queues(frame, queues, model, view, theme);
     if let Some(queue) = model.queue.as_ref().and_then(|name| model.queues.get(name)) {
-        draw_chart(frame, chart, model, queue, theme);
+        chart::draw(frame, middle, model, queue, theme);
     }
     draw_facets(frame, facets, model, view, theme);
     match &view.panel {
@@ -103,7 +102,7 @@ fn key_line(room: u16, theme: Theme) -> Line<'static> {
 }
 
 /// The frame of a part of the screen: a line with a title above it.
-fn frame_of(title: String, chosen: bool, theme: Theme) -> Block<'static> {
+pub(super) fn frame_of(title: String, chosen: bool, theme: Theme) -> Block<'static> {
     let style = if chosen { theme.strong().patch(theme.cursor()) } else { theme.strong() };
     Block::new()
         .borders(Borders::TOP)
@@ -189,41 +188,4 @@ fn facets_title(model: &Model, view: &View) -> String {
     };
     let filter = filtered(&view.facets);
     format!("facets of {}{filter}: {} wait{left_out}", shown(name), count(waiting))
-}
-
-/// What was delivered and served a second, as far back as is known, up to five minutes.
-fn draw_chart(frame: &mut Frame<'_>, area: Rect, model: &Model, queue: &Queue, theme: Theme) {
-    let ago = |at: Duration| -(model.now.saturating_sub(at).as_secs_f64());
-    let points = queue.history.iter();
-    let delivered: Vec<_> = points.clone().map(|point| (ago(point.at), point.delivered)).collect();
-    let served: Vec<_> = points.clone().map(|point| (ago(point.at), point.served)).collect();
-    let first = queue.history.front().map_or(0.0, |point| -ago(point.at));
-    let back = (first / 60.0).ceil().clamp(1.0, HISTORY.as_secs_f64() / 60.0);
-    let most = points.map(|point| point.delivered.max(point.served)).fold(1.0, f64::max);
-    let line = |data, style| {
-        Dataset::default()
-            .graph_type(GraphType::Line)
-            .marker(Marker::Braille)
-            .style(style)
-            .data(data)
-    };
-    let block = frame_of("a second".into(), false, theme)
-        .title(Span::styled(format!(" delivered {} ", rate(queue.delivered())), theme.delivered()))
-        .title(Span::styled(format!(" served {} ", rate(queue.served())), theme.served()));
-    let chart =
-        Chart::new(vec![line(&delivered, theme.delivered()), line(&served, theme.served())])
-            .block(block)
-            .x_axis(
-                Axis::default()
-                    .style(theme.quiet())
-                    .bounds([-back * 60.0, 0.0])
-                    .labels([format!("-{back} min"), "now".into()]),
-            )
-            .y_axis(
-                Axis::default()
-                    .style(theme.quiet())
-                    .bounds([0.0, most * 1.05])
-                    .labels(["0".into(), format!("{:>5}", rate(Some(most)))]),
-            );
-    frame.render_widget(chart, area);
 }

@@ -7,11 +7,11 @@ use fairlane::{FacetSettings, FacetState, Gate, Rate, Stats};
 use ratatui::{Terminal, backend::TestBackend};
 
 use super::{
-    columns::Theme,
     facets::{Look, Reason, tests::look},
     keys::{Action, press},
     model::Model,
     screen::draw,
+    theme::Theme,
     view::{Pane, Panel, View},
     watch::News,
 };
@@ -286,6 +286,15 @@ fn what_is_wrong_is_said_until_it_is_right_again() {
     assert!(hear(missing()).contains("there is no queue `orders`"));
     let back = News::Stats("orders".into(), stats(1, 2, 1));
     assert!(!hear(back).contains("there is no queue"));
+}
+
+#[test]
+fn what_was_done_is_said_until_the_next_key() {
+    let mut desk = Desk::new();
+    desk.view.said = Some(("paused acme; r resumes it".into(), false));
+    assert!(desk.screen(60, 15).contains("paused acme; r resumes it"));
+    desk.press(KeyCode::Down);
+    assert!(!desk.screen(60, 15).contains("paused acme"));
 }
 
 #[test]

@@ -97,6 +97,8 @@ fn shares_are_of_what_is_served_and_of_the_weights_that_wait() {
         facets.list(at(0.0), name, Look { weight, state, ..look(0.0) });
         facets.list(at(1.0), name, Look { weight, state, ..look(grows) });
     }
+    // One that has come a moment ago has no figure, and takes nothing from the others.
+    facets.list(at(1.0), "d", look(0.0));
     let sum = facets.sum();
     let of = |name| {
         let known = facets.get(name).unwrap();
@@ -105,6 +107,7 @@ fn shares_are_of_what_is_served_and_of_the_weights_that_wait() {
     assert_eq!(of("a"), (Some(0.25), Some(0.25)));
     assert_eq!(of("b"), (Some(0.75), Some(0.75)));
     assert_eq!(of("c"), (Some(0.0), None));
+    assert_eq!(of("d"), (None, None));
     assert_eq!(Facets::default().sum().served, 0.0);
 }
 
