@@ -4,7 +4,7 @@
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
     thread::sleep,
     time::{Duration, Instant},
@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// A terminal with a tmux of its own, which ends with it.
 struct Terminal {
-    socket: String,
+    socket: PathBuf,
 }
 
 impl Drop for Terminal {
@@ -32,8 +32,8 @@ impl Drop for Terminal {
 impl Terminal {
     /// Runs the program in a terminal of 100 columns and 30 rows. When it has ended, that is said
     /// below what was there before.
-    fn run(name: &str, dir: &Path, arguments: &str) -> Self {
-        let terminal = Self { socket: format!("fairlane-{name}-{}", std::process::id()) };
+    fn run(dir: &Path, arguments: &str) -> Self {
+        let terminal = Self { socket: dir.join("tmux.sock") };
         let (redis, pid) = (dir.join("redis.sock"), dir.join("top.pid"));
         let (redis, pid) = (redis.display(), pid.display());
         let program = format!(r#"echo $$ >"$0"; exec "$1" --redis "unix://$2" top {arguments}"#);
@@ -50,7 +50,7 @@ impl Terminal {
     fn tmux(&self, arguments: &[&str]) -> Output {
         let mut tmux = Command::new("tmux");
         tmux.env("LC_ALL", "C.UTF-8").env_remove("TMUX").env_remove("NO_COLOR");
-        tmux.args(["-u", "-L", &self.socket]).args(arguments);
+        tmux.args(["-u", "-S"]).arg(&self.socket).args(arguments);
         tmux.output().expect("tmux, which this test needs: install it (apt, dnf, apk, brew: tmux)")
     }
 
@@ -124,7 +124,7 @@ async fn a_queue_is_watched_sorted_filtered_paused_and_asked_why() {
     }
     queue.facet("globex").configure(|facet| facet.max_leased = Some(1)).await.unwrap();
     let leased = queue.lease_many(3).await.unwrap();
-    let top = Terminal::run("watched", dir.path(), "orders");
+    let top = Terminal::run(dir.path(), "orders");
     let screen = top.shows("acme");
     let facets = screen.lines().skip_while(|line| !line.contains("facets of orders"));
     let names: Vec<_> = facets.skip(2).take(3).map(|line| &line[..7]).collect();
@@ -176,7 +176,7 @@ async fn what_is_served_and_the_shares_are_those_of_the_weights() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    let top = Terminal::run("shares", dir.path(), "--interval 500ms");
+    let top = Terminal::run(dir.path(), "--interval 500ms");
     let percent = |row: &str, expected: [&str; 2]| {
         let mut percents = row.split_whitespace().filter(|word| word.ends_with('%'));
         expected.iter().all(|expected| percents.next() == Some(expected))
@@ -197,7 +197,7 @@ async fn what_is_served_and_the_shares_are_those_of_the_weights() {
 async fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
     let (dir, broker, _) = server().await;
     deliver(&broker, "acme", 1).await;
-    let top = Terminal::run("signal", dir.path(), "");
+    let top = Terminal::run(dir.path(), "");
     top.shows("acme");
     let pid = std::fs::read_to_string(dir.path().join("top.pid")).unwrap();
     let signalled = Command::new("sh").args(["-c", "kill -TERM $0", pid.trim()]).status().unwrap();
@@ -209,7 +209,7 @@ async fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
 async fn it_says_what_is_wrong_and_goes_on() {
     let (dir, broker, queue) = server().await;
     deliver(&broker, "acme", 7).await;
-    let top = Terminal::run("wrong", dir.path(), "nowhere");
+    let top = Terminal::run(dir.path(), "nowhere");
     top.shows("there is no queue `nowhere`");
     top.press(&["G"]);
     top.row("acme", |_| true);
@@ -235,7 +235,7 @@ async fn twenty_thousand_facets_cost_redis_no_more_than_a_hundred_commands_a_sec
     let names: Vec<_> = (0..20_000).map(|n| format!("f{n}")).collect();
     let messages = names.iter().map(|name| Message::new(&body).facet(name.as_str()).topic("order"));
     broker.deliver_all(messages).await.unwrap();
-    let top = Terminal::run("bound", dir.path(), "--interval 250ms orders");
+    let top = Terminal::run(dir.path(), "--interval 250ms orders");
     top.shows("1,000 of more, the busiest");
     let (before, began) = (scripts(dir.path()), Instant::now());
     while began.elapsed() < Duration::from_secs(6) {
