@@ -31,6 +31,8 @@ enum Source {
     Url(String),
     #[cfg(all(unix, feature = "embedded"))]
     Embedded(std::path::PathBuf),
+    #[cfg(all(unix, feature = "testing"))]
+    Running(Arc<crate::embedded::Server>),
 }
 
 impl Source {
@@ -43,6 +45,8 @@ impl Source {
                 let server = crate::embedded::Server::start(&dir).await?;
                 Ok((server.address()?, Some(server)))
             }
+            #[cfg(all(unix, feature = "testing"))]
+            Self::Running(server) => Ok((server.address()?, Some(server))),
         }
     }
 }
@@ -190,6 +194,19 @@ impl<T> BrokerBuilder<T> {
     pub fn deadline(mut self, limit: Duration) -> Self {
         self.deadline = limit;
         self
+    }
+
+    /// Points it at a server that runs, and gives it the clock of a test.
+    #[cfg(all(unix, feature = "testing"))]
+    pub(crate) fn testing(
+        mut self,
+        server: &Arc<crate::embedded::Server>,
+        clock: &crate::testing::Clock,
+    ) -> Self {
+        let now = clock.clone();
+        self.source = Source::Running(server.clone());
+        self.testing.moves = Some(clock.moves());
+        self.clock(move || now.ms())
     }
 
     /// The time that scripts are given, in ms since 1970, instead of that of Redis.

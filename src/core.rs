@@ -7,7 +7,7 @@ use std::{
 };
 
 use redis::{Cmd, FromRedisValue, Value};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
 use crate::{
@@ -32,6 +32,8 @@ pub(crate) type Kept = Arc<dyn Any + Send + Sync>;
 pub(crate) struct Testing {
     /// The time that scripts are given, in ms since 1970, instead of that of Redis.
     pub(crate) clock: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
+    /// Tells that this time has been moved.
+    pub(crate) moves: Option<watch::Receiver<Duration>>,
     /// Scripts that take the place of those of the same name.
     pub(crate) scripts: Vec<Script>,
 }

@@ -5,7 +5,7 @@ use std::{
     env,
     ffi::OsStr,
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
-    io,
+    io::{self, Seek},
     os::unix::{
         ffi::OsStrExt,
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
@@ -29,6 +29,7 @@ use tracing::info;
 use crate::{
     Error, Invalid,
     error::{Cause, Result, refused},
+    message::AnyError,
 };
 
 /// Names the program to run.
@@ -53,9 +54,15 @@ server=$!
 watch=$!
 exec 3<&-
 wait "$server"
-status=$?
 kill "$watch" 2>/dev/null
-exit "$status"
+"#;
+
+/// What the shell does then for a server that keeps nothing: it removes the directory in which it runs.
+/// The two files that are ours go by name and the directory only when it is empty, so that nothing else
+/// can ever go with them, whatever the directory is by then.
+const REMOVE: &str = r#"
+rm -f redis.sock fairlane.log
+cd / && rmdir "$0"
 "#;
 
 /// The latest server of this process in each directory. The inner lock is held while one starts.
@@ -87,9 +94,8 @@ impl Server {
     /// Starts the server of a directory, or shares the one that this process has started there and
     /// that is still alive.
     pub(crate) async fn start(dir: &Path) -> Result<Arc<Self>> {
-        let failed = |cause: Cause| Error::NotStarted { dir: dir.to_owned(), cause };
         let dir = private(dir).map_err(|error| {
-            failed(Cause::new(format!("it cannot be made, or made private: {error}")))
+            not_started(dir, format!("it cannot be made, or made private: {error}"))
         })?;
         let latest = {
             let mut servers = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,36 +106,17 @@ impl Server {
         if let Some(server) = running.clone().filter(|_| !latest.ended()) {
             return Ok(server);
         }
-        let socket = dir.join(SOCKET);
-        let len = socket.as_os_str().len();
-        if len > MOST_PATH {
-            return Err(
-                Invalid::TooLong { what: "path of the socket", len, most: MOST_PATH }.into()
-            );
-        }
-        let search = || find(env::var_os(PROGRAM).as_deref(), env::var_os("PATH").as_deref());
-        let program = spawn_blocking(search).await.ok().flatten().ok_or(Error::NoServer)?;
+        let socket = socket_in(&dir)?;
+        let program = program().await?;
         if let Some(ended) = &mut latest.ended {
             // Our own one, which is on its way out, takes the time that it needs.
             let _ = timeout(LOADING, ended.wait_for(|ended| *ended)).await;
         }
         let log = lock(&dir).await?;
         let (owner, mut ended) =
-            spawn(&program, &dir, &log).map_err(|error| failed(Cause::new(error)))?;
+            spawn(&program, &dir, &log, true).map_err(|error| not_started(&dir, error))?;
         latest.ended = Some(ended.clone());
-        drop(log);
-        ready(&socket, &mut ended).await.map_err(|what| {
-            let log = fs::read_to_string(dir.join(LOG)).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            let last = lines[lines.len().saturating_sub(5)..].join("\n");
-            failed(Cause::new(format!("{} {what}; the end of its log: {last}", program.display())))
-        })?;
-        info!(
-            target: "fairlane",
-            program = %program.display(),
-            dir = %dir.display(),
-            "embedded server started"
-        );
+        started(&program, &dir, log, &mut ended).await?;
         if let Some(server) = running {
             // It had crashed: those who have it go on with the new one.
             *server.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
@@ -140,10 +127,70 @@ impl Server {
         Ok(server)
     }
 
+    /// Starts a server that keeps nothing, in a directory of its own that is gone when it has ended.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn temporary() -> Result<Arc<Self>> {
+        let program = program().await?;
+        let parent = env::temp_dir();
+        let (dir, socket) = parent
+            .canonicalize()
+            .map_err(|error| not_started(&parent, error))
+            .and_then(|parent| temporary_in(&parent))?;
+        let log = lock(&dir).await?;
+        let (owner, mut ended) =
+            spawn(&program, &dir, &log, false).map_err(|error| not_started(&dir, error))?;
+        started(&program, &dir, log, &mut ended).await?;
+        Ok(Arc::new(Self { socket, owner: std::sync::Mutex::new(owner) }))
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> Result<ConnectionInfo> {
         let address = ConnectionAddr::Unix(self.socket.clone());
         address.into_connection_info().map_err(refused)
+    }
+
+    /// The socket on which it listens.
+    #[cfg(feature = "testing")]
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+fn not_started(dir: &Path, cause: impl Into<AnyError>) -> Error {
+    Error::NotStarted { dir: dir.to_owned(), cause: Cause::new(cause) }
+}
+
+/// The program to run.
+async fn program() -> Result<PathBuf> {
+    let search = || find(env::var_os(PROGRAM).as_deref(), env::var_os("PATH").as_deref());
+    spawn_blocking(search).await.ok().flatten().ok_or(Error::NoServer)
+}
+
+/// The path of the socket in a directory.
+fn socket_in(dir: &Path) -> Result<PathBuf, Invalid> {
+    let socket = dir.join(SOCKET);
+    match socket.as_os_str().len() {
+        len if len > MOST_PATH => {
+            Err(Invalid::TooLong { what: "path of the socket", len, most: MOST_PATH })
+        }
+        _ => Ok(socket),
+    }
+}
+
+/// Makes a directory that was not there before, and that only this user can enter.
+#[cfg(feature = "testing")]
+fn temporary_in(parent: &Path) -> Result<(PathBuf, PathBuf)> {
+    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    loop {
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = parent.join(format!("fairlane-test-{}-{count}", std::process::id()));
+        let socket = socket_in(&dir)?;
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => return Ok((dir, socket)),
+            // Of a process that had this number before, and whose shell was killed.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(not_started(&dir, error)),
+        }
     }
 }
 
@@ -166,8 +213,9 @@ fn private(dir: &Path) -> io::Result<PathBuf> {
 /// Locks the directory by its log file, which is begun anew. Shell and server write to it, and with
 /// that they hold the lock until the last of them has ended.
 async fn lock(dir: &Path) -> Result<File> {
-    let failed = |error| Error::NotStarted { dir: dir.to_owned(), cause: Cause::new(error) };
-    let open = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join(LOG));
+    let failed = |error| not_started(dir, error);
+    let mut options = OpenOptions::new();
+    let open = options.create(true).read(true).append(true).mode(0o600).open(dir.join(LOG));
     let log = open.map_err(failed)?;
     let end = Instant::now() + ENDING;
     loop {
@@ -185,18 +233,22 @@ async fn lock(dir: &Path) -> Result<File> {
     Ok(log)
 }
 
-/// Starts shell and server. Returns the pipe that keeps them alive, and what tells that they have
-/// ended.
+/// Starts shell and server, which keeps its data, or is gone with its directory when it ends. Returns
+/// the pipe that keeps them alive, and what tells that they have ended.
 fn spawn(
     program: &Path,
     dir: &Path,
     log: &File,
+    keeps: bool,
 ) -> io::Result<(ChildStdin, watch::Receiver<bool>)> {
+    let then = if keeps { "" } else { REMOVE };
     let mut child = Command::new("/bin/sh")
-        .args(["-c", SHELL, "fairlane"])
-        .arg(program)
+        .arg("-c")
+        .arg([SHELL, then].concat())
+        .args([dir, program])
         .args(["--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "600"])
-        .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
+        .args(["--appendonly", if keeps { "yes" } else { "no" }])
+        .args(["--appendfsync", "everysec", "--save", ""])
         .args(["--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", ""])
         .current_dir(dir)
         .stdin(Stdio::piped())
@@ -213,6 +265,29 @@ fn spawn(
         let _ = end.send(true);
     })?;
     Ok((owner, ended))
+}
+
+/// Waits until the server answers, or says why it does not.
+async fn started(
+    program: &Path,
+    dir: &Path,
+    mut log: File,
+    ended: &mut watch::Receiver<bool>,
+) -> Result<()> {
+    ready(&dir.join(SOCKET), ended).await.map_err(|what| {
+        // By the file in hand: its name may be gone.
+        let log = log.rewind().and_then(|()| io::read_to_string(log)).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(5)..].join("\n");
+        not_started(dir, format!("{} {what}; the end of its log: {last}", program.display()))
+    })?;
+    info!(
+        target: "fairlane",
+        program = %program.display(),
+        dir = %dir.display(),
+        "embedded server started"
+    );
+    Ok(())
 }
 
 /// Waits until the server has loaded its data.

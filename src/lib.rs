@@ -34,8 +34,7 @@ mod stats;
 mod stop;
 mod subscriptions;
 mod take;
-#[cfg(feature = "testing")]
-#[doc(hidden)]
+#[cfg(all(unix, feature = "testing"))]
 pub mod testing;
 mod token;
 mod wait;

@@ -14,6 +14,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    future::pending,
     iter,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -196,8 +197,15 @@ impl Waiter {
         drop(state);
         if begins {
             let (of_task, core_of) = (line.clone(), Arc::downgrade(core));
-            let task =
-                Running { line: of_task, core: core_of, ended: false, woken: false, width: 1 };
+            let moves = core.testing.moves.clone();
+            let task = Running {
+                line: of_task,
+                core: core_of,
+                moves,
+                ended: false,
+                woken: false,
+                width: 1,
+            };
             let (link, limit) = (core.connection.link.clone(), core.connection.deadline);
             let key = core.keys.wake(&line.queue);
             // Nothing is locked here: a runtime that is about to end drops the task at once.
@@ -269,6 +277,8 @@ impl Drop for Turn {
 struct Running {
     line: Arc<Line>,
     core: Weak<Core>,
+    /// Where a test moves the time.
+    moves: Option<watch::Receiver<Duration>>,
     /// That a block has ended, and nobody has asked since. What was heard before does not count then.
     ended: bool,
     /// That it took the marker with that.
@@ -306,7 +316,11 @@ impl Running {
             let until = due.map_or(window, |due| due.min(window));
             let away = |away| self.line.state().away = away;
             let kept = connection.take();
-            let ended = marker(&link, kept, &key, until, limit, &mut pause, away).await;
+            let ended = tokio::select! {
+                ended = marker(&link, kept, &key, until, limit, &mut pause, away) => ended,
+                // What that makes due sets no marker. One may have come, and be lost with the connection.
+                () = moved(&mut self.moves) => Ok((true, None)),
+            };
             self.line.state().blocked = false;
             (self.ended, self.width) = (true, 1);
             match ended {
@@ -389,6 +403,17 @@ impl Running {
                 return false;
             }
         }
+    }
+}
+
+/// Waits until the time is moved, as only tests do.
+async fn moved(moves: &mut Option<watch::Receiver<Duration>>) {
+    let told = match moves {
+        Some(moves) => moves.changed().await.is_ok(),
+        None => false,
+    };
+    if !told {
+        pending().await
     }
 }
 

@@ -38,6 +38,7 @@ mod register_queue;
 mod settings;
 mod stats;
 mod support;
+mod testing;
 mod ttl;
 mod unregister_queue;
 mod wait;
