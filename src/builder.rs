@@ -13,7 +13,7 @@ use crate::{
     keys::Keys,
     link::{Link, parse},
     message::{AnyError, Form},
-    opaque_debug,
+    metrics, opaque_debug,
 };
 
 /// The settings of a broker; made by [`Broker::builder`].
@@ -252,6 +252,7 @@ impl<T> BrokerBuilder<T> {
         if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.deadline) {
             return Err(Invalid::OutOfRange { what: "deadline", range: "1 ms to 1 h" }.into());
         }
+        metrics::describe();
         let (info, server) = self.source.open().await?;
         let connection = Connection::new(Link::new(info)?, self.deadline);
         let core = Core::new(connection, keys, self.max_body, self.testing, server);

@@ -14,6 +14,7 @@ use crate::{
     keys::Places,
     link::Pause,
     message::Ready,
+    metrics,
     routes::Routes,
     scripts,
 };
@@ -194,7 +195,9 @@ async fn send(
     let repeat = if keyed { Repeat::Safe } else { Repeat::Never };
     let reply = core.call_until(&scripts::DELIVER, &command, repeat, end).await;
     let reply = reply.map_err(|error| refused(error, messages, &places))?;
-    receipts(reply.value, matched).map_err(|error| (error, BTreeMap::new()))
+    let receipts = receipts(reply.value, matched).map_err(|error| (error, BTreeMap::new()))?;
+    metrics::delivered(&receipts);
+    Ok(receipts)
 }
 
 /// Reads what became of messages.

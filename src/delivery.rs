@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     lease::check_length,
     message::{Decode, Headers, Stored, check_cost, check_time},
-    opaque_debug,
+    metrics, opaque_debug,
     settle::{NACK, Settling, ack_one, settle_one},
     take::Taken,
 };
@@ -225,7 +225,7 @@ impl<T> Delivery<T> {
     pub async fn extend(&self, lease: Duration) -> Result<()> {
         let extended = extend(&self.core, &self.token, lease).await;
         if let Err(Error::LeaseLost(_)) = extended {
-            self.lose();
+            self.lost().cancel();
         }
         self.extended(extended?);
         Ok(())
@@ -246,9 +246,12 @@ impl<T> Delivery<T> {
         *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = end;
     }
 
-    /// The lease is known to be lost.
+    /// Its worker knows that the lease is lost.
     pub(crate) fn lose(&self) {
-        self.lost().cancel();
+        if !self.lost().is_cancelled() {
+            metrics::lost(&self.token.queue);
+            self.lost().cancel();
+        }
     }
 }
 
@@ -279,8 +282,11 @@ pub(crate) async fn hold_facet(core: &Core, token: &Token, length: Duration) -> 
 pub(crate) async fn extend(core: &Core, token: &Token, length: Duration) -> Result<Instant> {
     check_length(length)?;
     let asked = Instant::now();
-    settle_one(core, &Settling::Extend { length }, token).await?;
-    Ok(end(asked, length))
+    let extended = settle_one(core, &Settling::Extend { length }, token).await;
+    if let Err(Error::LeaseLost(_)) = extended {
+        metrics::lost(&token.queue);
+    }
+    extended.map(|()| end(asked, length))
 }
 
 /// When a lease ends that was asked for then: Redis counts in whole milliseconds from the one that

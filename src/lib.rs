@@ -2,6 +2,8 @@
 
 mod broker;
 mod builder;
+#[cfg(feature = "metrics")]
+mod busiest;
 mod connection;
 mod core;
 mod dead_letters;
@@ -20,6 +22,8 @@ mod link;
 mod listener;
 mod marker;
 mod message;
+#[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
+mod metrics;
 mod outcome;
 mod pull;
 mod queue;

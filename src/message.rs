@@ -411,6 +411,8 @@ pub(crate) struct Stored {
     pub(crate) crashes: u32,
     /// Ms since 1970, by the clock of Redis.
     pub(crate) delivered_at: u64,
+    /// The same; of one that was delayed, when it was due.
+    pub(crate) servable_at: u64,
     pub(crate) headers: Headers,
     /// Why it failed the last time.
     pub(crate) reason: Option<String>,
@@ -443,6 +445,7 @@ impl Stored {
             attempts: attempts.try_into().unwrap_or(u32::MAX),
             crashes: said('k').unwrap_or(0).try_into().unwrap_or(u32::MAX),
             delivered_at,
+            servable_at: said('d').map_or(delivered_at, |due| due as u64),
             headers,
             reason,
             body: rest.into(),

@@ -11,7 +11,7 @@ use crate::{
     error::{Cause, Result, runtime_ended, unexpected},
     gather::{Gather, Reply},
     keys::Places,
-    random,
+    metrics, random,
     scripts::{self, Script},
 };
 
@@ -91,10 +91,16 @@ async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>)
     callers.sort_by(|(a, _), (b, _)| (&a.queue, a.lease).cmp(&(&b.queue, b.lease)));
     let (tokens, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
     let settled = settle_apart(&core, &ACK, &tokens).await;
+    for (token, outcome) in tokens.iter().zip(&settled) {
+        if let Err(Error::LeaseLost(_)) = outcome {
+            metrics::lost(&token.queue);
+        }
+    }
     replies.into_iter().zip(settled).for_each(|(reply, outcome)| reply.give(outcome));
 }
 
-/// Settles leases together, and says what became of each: one is not refused for another's fault.
+/// Settles leases together, and says what became of each: one is not refused for another's fault. Who
+/// calls it counts those that were lost.
 pub(crate) async fn settle_apart(core: &Core, how: &Settling, tokens: &[Token]) -> Vec<Result<()>> {
     let mut settled = settle_each(core, how, tokens).await;
     let mut outcomes = Vec::with_capacity(tokens.len());
@@ -105,7 +111,10 @@ pub(crate) async fn settle_apart(core: &Core, how: &Settling, tokens: &[Token]) 
                 None => Ok(()),
             },
             Err(error) if error.is_of_one() && tokens.len() > 1 => {
-                let again = settle_one(core, how, token).await;
+                let again = match settle_each(core, how, std::slice::from_ref(token)).await {
+                    Ok(lost) => lost.first().map_or(Ok(()), |lost| Err(lost.error())),
+                    Err(error) => Err(error),
+                };
                 if again.as_ref().is_err_and(|error| !error.is_of_one()) {
                     settled = Err(Error::not_made());
                 }
@@ -137,6 +146,10 @@ impl Lost {
 /// Settles leases. Returns the tokens that were lost.
 pub(crate) async fn settle(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Vec<Token>> {
     let lost = settle_each(core, how, tokens).await?;
+    if !matches!(how, Settling::Extend { .. }) {
+        // Who extends counts them: a worker may know already.
+        lost.iter().filter(|lost| !lost.doubtful).for_each(|lost| metrics::lost(&lost.token.queue));
+    }
     match lost.iter().find(|lost| lost.doubtful) {
         Some(lost) => Err(lost.error()),
         None => Ok(lost.into_iter().map(|lost| lost.token).collect()),
@@ -182,8 +195,10 @@ async fn some(
     let [left, lost_places @ ..] = numbers.as_slice() else {
         return Err(unexpected("a settling without a number"));
     };
+    let left = (*left).min(tokens.len() - 1);
+    metrics::settled(how, tokens, left, lost_places);
     lost.extend(lost_places.iter().map(|place| (*place, reply.repeated)));
-    Ok((*left).min(tokens.len() - 1))
+    Ok(left)
 }
 
 /// Settles one lease.

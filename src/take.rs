@@ -13,7 +13,7 @@ use crate::{
     error::{Result, unexpected},
     keys::check_name,
     message::Stored,
-    scripts,
+    metrics, scripts,
 };
 
 /// The most messages that one take gives.
@@ -153,5 +153,10 @@ async fn part(
         let stored = Stored::read(facet, &raw)?;
         part.taken.push(Taken { stored, lease, asked });
     }
+    let first = part
+        .taken
+        .iter()
+        .map(|Taken { stored, .. }| (stored.attempts == 0).then_some(stored.servable_at));
+    metrics::taken(core, queue, length.is_some(), first);
     Ok(part)
 }

@@ -27,6 +27,7 @@ use crate::{
     delivery::end,
     error::Result,
     link::Pause,
+    metrics::{self, Gauges},
     serve::{First, LONGEST, Order, Unclaimed, first},
     settle::{Settling, settle, settle_apart},
     stop::Stop,
@@ -129,6 +130,7 @@ impl<T: Send + Sync + 'static> Work<T> {
 
     pub(crate) async fn run(mut self) -> Result<Report> {
         let mut stop = Stop::new(&self.worker.stop, self.worker.signals);
+        let _gauges = Gauges::of(&self.worker.core, self.worker.source.queues());
         loop {
             // The settling first: what it frees in Redis can be leased by the call behind it.
             self.settle();
@@ -310,6 +312,7 @@ impl<T: Send + Sync + 'static> Work<T> {
         let took = took.unwrap_or_else(|| begun.elapsed());
         let outcome = outcome.unwrap_or_else(Outcome::Fail);
         let (outcome, settling) = outcome.checked();
+        metrics::handled(delivery.token(), delivery.facet(), &outcome, took, self.worker.facets);
         let ended = Ended { delivery, span, outcome, settling, took, doubtful: false };
         match lost {
             true => self.over(ended, None),

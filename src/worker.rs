@@ -24,6 +24,9 @@ const CONCURRENCY: usize = 32;
 /// How long a worker that stops waits for its handlers where nothing is said: what starts it often
 /// kills it after 30 seconds.
 const GRACE: Duration = Duration::from_secs(25);
+/// How many facets of a queue have series of their own where nothing is said, and at the most.
+const FACETS: usize = 10;
+const MOST_FACETS: usize = 1000;
 
 type Handler<T> =
     Box<dyn Fn(Arc<Delivery<T>>) -> BoxFuture<'static, Result<Outcome, String>> + Send + Sync>;
@@ -88,6 +91,8 @@ pub struct Worker<T = Value> {
     pub(crate) grace: Duration,
     pub(crate) signals: bool,
     pub(crate) stop: CancellationToken,
+    /// How many facets have series of their own.
+    pub(crate) facets: usize,
     pub(crate) before: Vec<Before<T>>,
     pub(crate) after: Vec<After<T>>,
 }
@@ -119,6 +124,7 @@ impl<T: Send + Sync + 'static> Worker<T> {
             grace: GRACE,
             signals: true,
             stop: CancellationToken::new(),
+            facets: FACETS,
             before: Vec::new(),
             after: Vec::new(),
         }
@@ -160,6 +166,20 @@ impl<T: Send + Sync + 'static> Worker<T> {
     /// Otherwise they stop this worker, and from then on no longer end the process by themselves.
     pub fn without_signals(mut self) -> Self {
         self.signals = false;
+        self
+    }
+
+    /// How many facets of each queue have series of their own among the metrics, 0 to 1,000: the
+    /// busiest. Defaults to 10. Needs the cargo feature `metrics`; without it there are none.
+    ///
+    /// All others are counted together, under the facet `""`, which none can be. A facet takes the place
+    /// of the least busy when it has clearly had more messages; from then on that one is counted with
+    /// the others again. Since the series of a recorder stay, at most ten times as many facets of a
+    /// queue ever have one in a process: when so many had, no other one gets any more. Where workers of
+    /// a process say different numbers, the largest counts; with zero, a worker counts all of its
+    /// messages under `""`.
+    pub fn busiest_facets(mut self, most: usize) -> Self {
+        self.facets = most;
         self
     }
 
@@ -218,7 +238,11 @@ impl<T: Send + Sync + 'static> Worker<T> {
             }
             check_concurrency(*most)?;
         }
-        check_concurrency(self.concurrency)
+        check_concurrency(self.concurrency)?;
+        match self.facets {
+            0..=MOST_FACETS => Ok(()),
+            _ => Err(Invalid::OutOfRange { what: "busiest facets", range: "0 to 1,000" }),
+        }
     }
 }
 

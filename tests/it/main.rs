@@ -28,6 +28,8 @@ mod key;
 mod lease;
 mod limits;
 mod listen;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod model;
 mod nack;
 mod peek;

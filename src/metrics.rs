@@ -1,0 +1,222 @@
+//! What is counted and measured, through the facade `metrics`. README has the table of it.
+//!
+//! Nothing is kept here but which facets are the busiest: each call asks the recorder for its series.
+//! So it does not matter when a recorder is installed, and none is written to that has forgotten a
+//! series. That costs an allocation or two a call and queue, not a message; of a worker, a message.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use ::metrics::{
+    SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
+use tokio::{task::JoinSet, time::sleep};
+
+use crate::{
+    Outcome, Receipt, Token, busiest::Busiest, core::Core, settle::Settling, stats::stats,
+};
+
+const DELIVERED: &str = "fairlane_delivered_total";
+const LEASED: &str = "fairlane_leased_total";
+const PULLED: &str = "fairlane_pulled_total";
+const ACKED: &str = "fairlane_acked_total";
+const FAILED: &str = "fairlane_failed_total";
+const GIVEN_BACK: &str = "fairlane_given_back_total";
+const LOST: &str = "fairlane_lost_leases_total";
+const DWELL: &str = "fairlane_dwell_seconds";
+const HANDLING: &str = "fairlane_handling_seconds";
+const WAITING: &str = "fairlane_waiting_messages";
+const IN_HAND: &str = "fairlane_leased_messages";
+const FACET_HANDLED: &str = "fairlane_facet_handled_total";
+const FACET_HANDLING: &str = "fairlane_facet_handling_seconds";
+
+/// How long a worker lets pass before it asks what its queues have, each time.
+const BETWEEN: Duration = Duration::from_secs(5);
+
+/// The busiest facets of each queue that a worker of this process has worked on.
+static BUSIEST: Mutex<BTreeMap<Arc<str>, Busiest>> = Mutex::new(BTreeMap::new());
+
+/// Tells the recorder what all of them are.
+pub(crate) fn describe() {
+    describe_counter!(DELIVERED, "Messages put on a queue.");
+    describe_counter!(LEASED, "Messages leased, each time.");
+    describe_counter!(PULLED, "Messages pulled.");
+    describe_counter!(ACKED, "Messages acked.");
+    describe_counter!(FAILED, "Messages failed or buried.");
+    describe_counter!(
+        GIVEN_BACK,
+        "Messages given back: nacked, held, or of a worker that stopped."
+    );
+    describe_counter!(LOST, "Leases found to be lost.");
+    describe_histogram!(
+        DWELL,
+        Unit::Seconds,
+        "From when a message could be served to its first lease."
+    );
+    describe_histogram!(HANDLING, Unit::Seconds, "How long a handler took, by what it returned.");
+    describe_gauge!(WAITING, "Messages that wait to be served.");
+    describe_gauge!(IN_HAND, "Messages that are leased.");
+    describe_counter!(FACET_HANDLED, "Messages handled, by facet for the busiest.");
+    describe_histogram!(
+        FACET_HANDLING,
+        Unit::Seconds,
+        "How long handlers took, by facet for the busiest."
+    );
+}
+
+/// These were delivered.
+pub(crate) fn delivered(receipts: &[Receipt]) {
+    let new = receipts.iter().filter(|receipt| !receipt.duplicate);
+    for (queue, n) in by_queue(new.flat_map(|receipt| receipt.queues.iter())) {
+        counter!(DELIVERED, "queue" => queue.clone()).increment(n);
+    }
+}
+
+/// These were taken: when each could first be served, in ms since 1970, unless it was leased before.
+pub(crate) fn taken(
+    core: &Core,
+    queue: &Arc<str>,
+    leased: bool,
+    first: impl ExactSizeIterator<Item = Option<u64>>,
+) {
+    if first.len() == 0 {
+        return;
+    }
+    let name = if leased { LEASED } else { PULLED };
+    counter!(name, "queue" => queue.clone()).increment(first.len() as u64);
+    let dwell = histogram!(DWELL, "queue" => queue.clone());
+    let now = core.now();
+    for at in first.flatten() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
+        dwell.record(now.duration_since(at).unwrap_or_default());
+    }
+}
+
+/// Tokens were settled from that place on, but for those at the places that were lost, which count from
+/// 1.
+pub(crate) fn settled(how: &Settling, tokens: &[Token], from: usize, lost: &[usize]) {
+    let name = match how {
+        Settling::Ack { .. } => ACKED,
+        Settling::Fail { .. } => FAILED,
+        Settling::Nack { .. } | Settling::HoldFacet { .. } => GIVEN_BACK,
+        Settling::Extend { .. } => return,
+    };
+    let lost: HashSet<_> = lost.iter().copied().collect();
+    let settled = (1..).zip(tokens).skip(from).filter(|(place, _)| !lost.contains(place));
+    for (queue, n) in by_queue(settled.map(|(_, token)| &token.queue)) {
+        counter!(name, "queue" => queue.clone()).increment(n);
+    }
+}
+
+/// The lease of a message of this queue was lost.
+pub(crate) fn lost(queue: &Arc<str>) {
+    counter!(LOST, "queue" => queue.clone()).increment(1);
+}
+
+/// A handler has ended. So many facets are to have series of their own.
+pub(crate) fn handled(
+    token: &Token,
+    facet: &str,
+    outcome: &Outcome,
+    took: Duration,
+    facets: usize,
+) {
+    let queue = || token.queue.clone();
+    let outcome = match outcome {
+        Outcome::Ack | Outcome::AckCost(_) => "ack",
+        Outcome::Retry(_) => "retry",
+        Outcome::Fail(_) => "fail",
+        Outcome::Dead(_) => "dead",
+        Outcome::Hold(_) => "hold",
+    };
+    histogram!(HANDLING, "queue" => queue(), "outcome" => outcome).record(took);
+    // No facet is empty.
+    let facet =
+        busiest(&token.queue, facet, facets).map_or(SharedString::const_str(""), Into::into);
+    counter!(FACET_HANDLED, "queue" => queue(), "facet" => facet.clone()).increment(1);
+    histogram!(FACET_HANDLING, "queue" => queue(), "facet" => facet).record(took);
+}
+
+/// The facet, where it is one of the busiest of its queue.
+fn busiest(queue: &Arc<str>, facet: &str, facets: usize) -> Option<Arc<str>> {
+    if facets == 0 {
+        return None;
+    }
+    let mut busiest = BUSIEST.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_queue = match busiest.get_mut(queue) {
+        Some(of_queue) => of_queue,
+        None => busiest.entry(queue.clone()).or_default(),
+    };
+    of_queue.show(facets);
+    of_queue.count(facet)
+}
+
+fn by_queue<'a, Q: Ord>(queues: impl Iterator<Item = &'a Q>) -> BTreeMap<&'a Q, u64> {
+    let mut counts = BTreeMap::new();
+    for queue in queues {
+        *counts.entry(queue).or_default() += 1;
+    }
+    counts
+}
+
+/// Asks now and then what these queues have, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Gauges {
+    _task: JoinSet<()>,
+}
+
+impl Gauges {
+    pub(crate) fn of(core: &Arc<Core>, queues: Vec<Arc<str>>) -> Self {
+        let (core, mut task) = (core.clone(), JoinSet::new());
+        task.spawn(async move {
+            loop {
+                sleep(BETWEEN).await;
+                for queue in &queues {
+                    // While Redis is away they stand still.
+                    if let Ok(stats) = stats(&core, queue).await {
+                        gauge!(WAITING, "queue" => queue.clone()).set(stats.waiting as f64);
+                        gauge!(IN_HAND, "queue" => queue.clone()).set(stats.leased as f64);
+                    }
+                }
+            }
+        });
+        Self { _task: task }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readme_has_a_table_of_all_names() {
+        let readme = include_str!("../README.md");
+        let mut named: Vec<_> = readme
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `fairlane_")?.split('`').next())
+            .map(|name| format!("fairlane_{name}"))
+            .collect();
+        named.sort_unstable();
+        let mut names = [
+            DELIVERED,
+            LEASED,
+            PULLED,
+            ACKED,
+            FAILED,
+            GIVEN_BACK,
+            LOST,
+            DWELL,
+            HANDLING,
+            WAITING,
+            IN_HAND,
+            FACET_HANDLED,
+            FACET_HANDLING,
+        ];
+        names.sort_unstable();
+        assert_eq!(named, names);
+    }
+}
