@@ -90,6 +90,7 @@ impl Letter {
                 Death::Crashes => "crashes",
                 Death::Expired => "expired",
                 Death::Overflow => "overflow",
+                Death::Buried => "buried",
                 _ => "unknown", // Of a newer library.
             },
             reason: letter.reason,

@@ -54,6 +54,9 @@ pub(crate) struct Fail {
     /// Why; the next attempt and the dead letter know it
     #[arg(long, value_name = "TEXT", default_value = "failed")]
     reason: String,
+    /// Gives them up: they are dead letters now, whatever attempts they have left
+    #[arg(long)]
+    bury: bool,
 }
 
 /// Gives leases more time
@@ -163,10 +166,16 @@ impl Nack {
 impl Fail {
     pub(crate) async fn run(self, connect: &Connect, output: &Output) -> Result<(), Failure> {
         let broker = connect.broker().await?;
-        let fail = async |token: &Token| broker.fail(token, &self.reason).await;
+        let fail = async |token: &Token| match self.bury {
+            true => broker.bury(token, &self.reason).await,
+            false => broker.fail(token, &self.reason).await,
+        };
         let settled = Settled::each("fail", &self.which.tokens, fail).await?;
-        settled.report(output, |messages| {
-            format!("gave {messages} back, to be tried again after the backoff of the queue")
+        settled.report(output, |messages| match self.bury {
+            true => format!("put {messages} to the dead letters"),
+            false => {
+                format!("gave {messages} back, to be tried again after the backoff of the queue")
+            }
         })
     }
 }

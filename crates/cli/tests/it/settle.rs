@@ -42,6 +42,17 @@ fn a_message_that_failed_knows_why_the_next_time() {
 }
 
 #[test]
+fn a_message_that_is_buried_is_a_dead_letter_at_once() {
+    let mut terminal = Terminal::with_queue();
+    terminal.deliver("acme", 2);
+    let tokens = terminal.lease(2);
+    terminal.run(&["fail", &tokens[0], "--bury", "--reason", "no mailbox"]);
+    terminal.run(&["fail", &tokens[1], "--bury", "--reason", "no mailbox", "--json"]);
+    terminal.run(&["dead", "list", "q", "--json"]);
+    terminal.is_as_before("bury");
+}
+
+#[test]
 fn a_lease_is_extended() {
     let mut terminal = Terminal::with_queue();
     terminal.deliver("acme", 1);
