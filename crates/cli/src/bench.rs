@@ -93,6 +93,7 @@ impl Bench {
                 self.messages, self.facets
             )));
         }
+        let mut stop = pin!(stop()?);
         let broker = connect.broker().await?;
         // A name that nobody else has, whatever else this Redis is used for.
         let name = format!("fairlane-bench-{}", std::process::id());
@@ -103,14 +104,10 @@ impl Bench {
         }
         let queue = broker.register_queue(&name, &format!("^{name}$")).await?;
         let steps = Steps::new(&self, &broker, &queue);
-        let mut stop = pin!(stop());
         // Whatever becomes of it, nothing is left behind.
         let measured = tokio::select! {
             measured = steps.all() => measured.map_err(Failure::from),
-            stopped = &mut stop => Err(match stopped {
-                Ok(()) => Failure::refused("stopped: nothing is measured"),
-                Err(error) => error.into(),
-            }),
+            () = &mut stop => Err(Failure::refused("stopped: nothing is measured")),
         };
         steps.bar.finish_and_clear();
         let gone = queue.destroy().await;

@@ -80,14 +80,13 @@ pub(crate) async fn deliver(
 ) -> Result<Summary, Failure> {
     let (began, bar) = (Instant::now(), progress(length));
     let mut summary = Summary::default();
-    let mut stop = pin!(stop());
+    let mut stop = pin!(stop()?);
     let mut batches = read(input, skip);
     let mut ahead = skip + 1; // The first line of which nothing was sent.
     loop {
         let batch = tokio::select! {
             biased;
-            stopped = &mut stop => {
-                stopped?;
+            () = &mut stop => {
                 return Err(at_line(Failure::refused("interrupted"), ahead, &summary));
             }
             batch = batches.recv() => batch,

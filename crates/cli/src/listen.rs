@@ -34,13 +34,13 @@ struct HeardLine {
 
 impl Listen {
     pub(crate) async fn run(self, connect: &Connect, output: &Output) -> Result<(), Failure> {
-        let mut stop = pin!(stop());
+        let mut stop = pin!(stop()?);
         let broker = connect.broker().await?;
         let mut listener = broker.listen(self.glob).await?;
         output.note("listening; Ctrl-C ends it");
         loop {
             let heard = tokio::select! {
-                stopped = &mut stop => return Ok(stopped?),
+                () = &mut stop => return Ok(()),
                 Some(heard) = listener.next() => heard,
                 else => return Ok(()),
             };

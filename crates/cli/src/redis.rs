@@ -37,9 +37,9 @@ struct Running {
 
 impl Redis {
     pub(crate) async fn run(self, connect: &Connect, output: &Output) -> Result<(), Failure> {
-        let mut stop = pin!(stop());
+        let mut stop = pin!(stop()?);
         let broker = tokio::select! {
-            stopped = &mut stop => return Ok(stopped?),
+            () = &mut stop => return Ok(()),
             broker = connect.named().embedded(&self.dir).connect() => broker?,
         };
         let cannot =
@@ -51,10 +51,10 @@ impl Redis {
         output.done(&Running { url: url.clone() }, &url)?;
         loop {
             tokio::select! {
-                stopped = &mut stop => {
+                () = &mut stop => {
                     drop(broker);
                     let _ = timeout(ENDING, life.read_u8()).await;
-                    return Ok(stopped?);
+                    return Ok(());
                 }
                 _ = life.read_u8() => {}
             }

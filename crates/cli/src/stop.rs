@@ -4,14 +4,15 @@ use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Waits for Ctrl-C, or to be told to end. From the first poll on neither ends the process by
-/// itself, so it is made once and kept.
-pub(crate) async fn stop() -> io::Result<()> {
+/// Ends with Ctrl-C, or when it is told to end. From this call on neither ends the process by itself,
+/// so it is made once and kept.
+pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }

@@ -48,7 +48,7 @@ fn a_message_that_is_buried_is_a_dead_letter_at_once() {
     let tokens = terminal.lease(2);
     terminal.run(&["fail", &tokens[0], "--bury", "--reason", "no mailbox"]);
     terminal.run(&["fail", &tokens[1], "--bury", "--reason", "no mailbox", "--json"]);
-    terminal.run(&["dead", "list", "q", "--json"]);
+    terminal.run(&["dead", "list", "q", "--facet", "acme", "--json"]);
     terminal.is_as_before("bury");
 }
 
