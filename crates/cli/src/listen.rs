@@ -34,9 +34,9 @@ struct HeardLine {
 
 impl Listen {
     pub(crate) async fn run(self, connect: &Connect, output: &Output) -> Result<(), Failure> {
-        let mut stop = pin!(stop()?);
         let broker = connect.broker().await?;
         let mut listener = broker.listen(self.glob).await?;
+        let mut stop = pin!(stop()?);
         output.note("listening; Ctrl-C ends it");
         loop {
             let heard = tokio::select! {
