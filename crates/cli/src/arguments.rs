@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use clap::builder::NonEmptyStringValueParser;
-use fairlane::Rate;
+use fairlane::{Backoff, Rate};
 
 /// A setting that can be taken back: `none`, or a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,6 +28,17 @@ pub(crate) fn facet() -> NonEmptyStringValueParser {
 /// A length of time: `500ms`, `30s`, `1h 30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; say 500ms, 30s, 5m or 2h"))
+}
+
+/// A length of time, or `none`.
+pub(crate) fn time(text: &str) -> Result<Setting<Duration>, String> {
+    if text == "none" { Ok(Setting(None)) } else { duration(text).map(|time| Setting(Some(time))) }
+}
+
+/// The first wait and the longest: `1s..10m`.
+pub(crate) fn backoff(text: &str) -> Result<Backoff, String> {
+    let (first, longest) = text.split_once("..").ok_or("say FIRST..LONGEST, as 1s..10m")?;
+    Ok(Backoff { first: duration(first)?, longest: duration(longest)? })
 }
 
 /// So many in a time: `100/1m`, `10/s`; or `none`.

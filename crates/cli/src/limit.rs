@@ -1,7 +1,7 @@
 //! `fairlane limit`, `weight` and `rate`: what is set of a queue or a facet
 
-use clap::{Args, ValueEnum};
-use fairlane::{FacetSettings, Overflow, Queue, Rate};
+use clap::Args;
+use fairlane::{FacetSettings, Queue, QueueSettings, Rate};
 use serde::Serialize;
 
 use crate::{
@@ -9,11 +9,12 @@ use crate::{
     connect::{Body, Connect},
     failure::Failure,
     output::{Cell, Output, Row},
-    settings::QueueLimits,
+    settings::{OfQueue, QueueLimits},
     shown,
 };
 
-/// Shows what is set of a queue or a facet, and sets how many messages may be leased or wait
+/// Shows what is set of a queue or a facet, and sets how many messages may be leased or wait, how often
+/// they are tried, and for how long they are kept
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -29,9 +30,8 @@ pub(crate) struct Limit {
     /// How many messages of a facet may wait
     #[arg(long, value_name = "N|none")]
     waiting: Option<Setting<u64>>,
-    /// What is done with more than that: refuse the delivery, or move the oldest to the dead letters
-    #[arg(long, value_enum, conflicts_with = "facet")]
-    overflow: Option<OnOverflow>,
+    #[command(flatten)]
+    of_queue: OfQueue,
 }
 
 /// Sets how much a facet is served for each 1 of the others
@@ -68,12 +68,6 @@ struct Whose {
     /// One facet alone [default: all that do not say otherwise]
     #[arg(long, value_parser = arguments::facet())]
     facet: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum OnOverflow {
-    Refuse,
-    DropOldest,
 }
 
 /// What is set of a facet, or for the facets of a queue; the names are those of the library.
@@ -183,25 +177,27 @@ impl Whose {
 
 impl Limit {
     pub(crate) async fn run(self, connect: &Connect, output: &Output) -> Result<(), Failure> {
-        let Self { whose, leased, waiting, overflow } = self;
+        let Self { whose, leased, waiting, of_queue } = self;
         let queue = connect.broker().await?.queue(&whose.queue);
-        if leased.is_some() || waiting.is_some() {
-            let change = |facet: &mut FacetSettings| {
-                if let Some(Setting(most)) = leased {
-                    facet.max_leased = most;
-                }
-                if let Some(Setting(most)) = waiting {
-                    facet.max_waiting = most;
-                }
-            };
-            whose.configure(&queue, change).await?;
-        }
-        if let Some(overflow) = overflow {
-            let overflow = match overflow {
-                OnOverflow::Refuse => Overflow::Refuse,
-                OnOverflow::DropOldest => Overflow::DropOldest,
-            };
-            queue.configure(|queue| queue.overflow = overflow).await?;
+        let of_facet = |facet: &mut FacetSettings| {
+            if let Some(Setting(most)) = leased {
+                facet.max_leased = most;
+            }
+            if let Some(Setting(most)) = waiting {
+                facet.max_waiting = most;
+            }
+        };
+        let any = leased.is_some() || waiting.is_some();
+        match &whose.facet {
+            Some(facet) if any => queue.facet(facet).configure(of_facet).await?,
+            None if any || of_queue.any() => {
+                let change = |queue: &mut QueueSettings| {
+                    of_facet(&mut queue.facets);
+                    of_queue.set(queue);
+                };
+                queue.configure(change).await?;
+            }
+            _ => {}
         }
         whose.show(&queue, output).await
     }

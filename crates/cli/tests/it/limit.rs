@@ -25,6 +25,22 @@ fn limits_are_shown_and_set() {
 }
 
 #[test]
+fn how_often_and_how_long_a_queue_tries_and_keeps_is_set() {
+    let mut terminal = Terminal::with_queue();
+    let all = "limit q --attempts 3 --crashes 2 --backoff 2s..1h --ttl 1day --bury-expired true --dead 100 \
+               --dead-age 30days";
+    terminal.both(&all.split_whitespace().collect::<Vec<_>>());
+    let none =
+        "limit q --ttl none --bury-expired false --dead none --dead-age none --leased 5 --json";
+    terminal.run(&none.split_whitespace().collect::<Vec<_>>());
+    terminal.run(&["limit", "q", "--backoff", "1s"]);
+    terminal.run(&["limit", "q", "--backoff", "1h..1s"]);
+    terminal.run(&["limit", "q", "--attempts", "0"]);
+    terminal.run(&["limit", "q", "--attempts", "2", "--facet", "acme"]);
+    terminal.is_as_before("limit_of_queue");
+}
+
+#[test]
 fn a_weight_is_set_and_taken_back() {
     let mut terminal = Terminal::with_queue();
     terminal.both(&["weight", "q", "3", "--facet", "acme"]);
