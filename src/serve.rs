@@ -118,14 +118,17 @@ impl Waiting {
         until: Instant,
         stop: Option<&CancellationToken>,
     ) -> Result<Unclaimed> {
-        let Self { queue, mut waiters, mut away } = self;
+        let Self { queue, waiters, mut away } = self;
         let nothing = Unclaimed::new(core, queue.as_ref(), Vec::new(), order);
         if waiters.is_empty() {
             return Ok(nothing);
         }
+        let lines: Vec<_> = waiters.iter().map(|waiter| waiter.line.clone()).collect();
+        let stand = |waiter: Waiter| -> Standing { Box::pin(waiter.turn(core.clone())) };
+        let mut standing: Vec<_> = waiters.into_iter().map(|waiter| Some(stand(waiter))).collect();
         let mut pause = Pause::default();
         loop {
-            let turn = timeout_at(until, first_turn(core, &mut waiters));
+            let turn = timeout_at(until, first_turn(&mut standing));
             let turn = match stop {
                 None => turn.await,
                 Some(stop) => match stop.run_until_cancelled(turn).await {
@@ -133,25 +136,22 @@ impl Waiting {
                     None => return Ok(nothing),
                 },
             };
-            let turn = match turn {
-                Ok(turn) => turn?,
+            let (place, mut waiter, turn) = match turn {
+                Ok((place, waiter, turn)) => (place, waiter, turn?),
                 // It ends while Redis is away: a last call says so.
-                Err(_) => match waiters.iter().find(|waiter| waiter.line.is_away()) {
-                    Some(waiter) => return Ok(ask(core, &waiter.line.queue, order).await?.0),
+                Err(_) => match lines.iter().find(|line| line.is_away()) {
+                    Some(line) => return Ok(ask(core, &line.queue, order).await?.0),
                     None => break,
                 },
             };
             match ask(core, turn.queue(), order).await {
                 Ok((served, next)) => {
-                    let queue = turn.queue().clone();
                     turn.over(next);
                     if !served.taken.is_empty() {
                         return Ok(served);
                     }
                     // Should it have taken so long that the line has gone on without it.
-                    for waiter in waiters.iter_mut().filter(|waiter| waiter.line.queue == queue) {
-                        waiter.asked = Some(next);
-                    }
+                    waiter.asked = Some(next);
                     (away, pause) = (None, Pause::default());
                 }
                 Err(error) if passes(&error, order) => {
@@ -164,6 +164,8 @@ impl Waiting {
                 }
                 Err(error) => return Err(error),
             }
+            // In the other lines it has stood meanwhile: who leaves one has to ask there again.
+            standing[place] = Some(stand(waiter));
         }
         away.map_or(Ok(nothing), Err)
     }
@@ -179,17 +181,21 @@ fn passes(error: &Error, order: &Order) -> bool {
     }
 }
 
-/// Waits in all lines at once, for the first turn in any of them. What was just heard is good for
-/// the first time only.
-async fn first_turn(core: &Arc<Core>, waiters: &mut [Waiter]) -> Result<Turn> {
-    let mut waiting: Vec<BoxFuture<'_, Result<Turn>>> = Vec::with_capacity(waiters.len());
-    for waiter in waiters {
-        let asked = waiter.asked.take();
-        waiting.push(Box::pin(waiter.turn(core, asked)));
-    }
+/// One who stands in a line, until it has the turn there.
+type Standing = BoxFuture<'static, (Waiter, Result<Turn>)>;
+
+/// Waits in all lines at once, for the first turn in any of them. That place is empty then.
+async fn first_turn(standing: &mut [Option<Standing>]) -> (usize, Waiter, Result<Turn>) {
     poll_fn(|context| {
-        let mut turns = waiting.iter_mut().map(|turn| turn.as_mut().poll(context));
-        turns.find(Poll::is_ready).unwrap_or(Poll::Pending)
+        for (place, stands) in standing.iter_mut().enumerate() {
+            if let Some(Poll::Ready((waiter, turn))) =
+                stands.as_mut().map(|stands| stands.as_mut().poll(context))
+            {
+                *stands = None;
+                return Poll::Ready((place, waiter, turn));
+            }
+        }
+        Poll::Pending
     })
     .await
 }

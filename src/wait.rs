@@ -161,27 +161,23 @@ impl Waiter {
         Self { line, asked, number: None }
     }
 
-    /// Stands in line until it is time to ask. `asked` is what it heard just before.
+    /// Stands in line until it is time to ask.
     ///
     /// Dropped, it hands the wake-up on.
-    pub(crate) async fn turn(&mut self, core: &Arc<Core>, mut asked: Option<Next>) -> Result<Turn> {
+    pub(crate) async fn turn(mut self, core: Arc<Core>) -> (Self, Result<Turn>) {
         for _ in 0..TRIES {
-            let (place, turn) = self.join(core, asked.take());
+            let (place, turn) = self.join(&core);
             // Where it was dropped instead, the runtime of the task has ended: a new one is begun.
             if let Ok(turn) = turn.await {
                 drop(place);
-                return turn.map(Turn::noticed);
+                return (self, turn.map(Turn::noticed));
             }
             tokio::task::yield_now().await;
         }
-        Err(Error::NotSent(Cause::new("the runtime is about to end")))
+        (self, Err(Error::NotSent(Cause::new("the runtime is about to end"))))
     }
 
-    fn join(
-        &mut self,
-        core: &Arc<Core>,
-        asked: Option<Next>,
-    ) -> (Place, oneshot::Receiver<Result<Turn>>) {
+    fn join(&mut self, core: &Arc<Core>) -> (Place, oneshot::Receiver<Result<Turn>>) {
         let (give, turn) = oneshot::channel();
         let line = self.line.clone();
         let mut state = line.state();
@@ -189,7 +185,7 @@ impl Waiter {
             state.last += 1;
             state.last
         });
-        if let Some(next) = asked {
+        if let Some(next) = self.asked.take() {
             state.heard(next);
         }
         state.waiting.insert(number, give);
