@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::Args;
@@ -21,6 +21,7 @@ use crate::{
     connect::{Body, Connect},
     failure::Failure,
     output::{Cell, Output, Row},
+    shown,
     stop::stop,
 };
 
@@ -31,13 +32,16 @@ const TASKS: usize = 64;
 /// How many messages are sent on their way to a waiting worker, and how far apart.
 const TRIPS: usize = 500;
 const APART: Duration = Duration::from_millis(2);
+/// The namespace that it uses, beside the one that is named.
+const BESIDE: &str = "bench";
 /// The least number of messages for each facet.
 const MESSAGES_OF_A_FACET: u32 = 20;
 
 /// Measures your Redis: rates, fairness, latencies
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It has queues of its own, which are gone afterwards, and is a load for that Redis while it runs: some
+It has a queue of its own, which is gone afterwards, in the namespace NAMESPACE.bench (fairlane.bench where
+none is named), so that no other queue takes its messages. It is a load for that Redis while it runs: some
 seconds. Half of the messages are of one facet, so that there is something to be fair about. The fairness
 index is Jain's, of what each facet was served while all had messages waiting: 1 where all had the same,
 1/facets where one had everything.")]
@@ -94,14 +98,10 @@ impl Bench {
             )));
         }
         let mut stop = pin!(stop()?);
-        let broker = connect.broker().await?;
-        // A name that nobody else has, whatever else this Redis is used for.
-        let name = format!("fairlane-bench-{}", std::process::id());
-        if broker.queues().await?.iter().any(|route| route.queue == name) {
-            return Err(Failure::refused(format!(
-                "there is a queue `{name}` already: `fairlane destroy {name}`, or try again"
-            )));
-        }
+        // Its messages are for no other queue, also not for one that takes everything.
+        let broker = connect.broker_beside(BESIDE).await?;
+        // Others may measure at the same time, on other machines too.
+        let name = format!("bench-{}-{}", std::process::id(), shown::at_ms(SystemTime::now()));
         let queue = broker.register_queue(&name, &format!("^{name}$")).await?;
         let steps = Steps::new(&self, &broker, &queue);
         // Whatever becomes of it, nothing is left behind.
@@ -111,8 +111,15 @@ impl Bench {
         };
         steps.bar.finish_and_clear();
         let gone = queue.destroy().await;
-        output.rows(&measured?, "")?;
-        Ok(gone?)
+        let left = format_args!(
+            "its queue may be left: `fairlane destroy {name} --namespace {}` removes it",
+            connect.beside(BESIDE)
+        );
+        match (measured.and_then(|figures| output.rows(&figures, "")), gone) {
+            (shown, Ok(())) => shown,
+            (Err(failure), Err(_)) => Err(failure.then(left)),
+            (Ok(()), Err(error)) => Err(Failure::from(error).then(left)),
+        }
     }
 }
 

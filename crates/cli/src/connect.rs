@@ -43,18 +43,41 @@ impl Connect {
     /// Connects. Facet and topic of what is delivered are the fields of its body, where that is
     /// JSON and nothing else is said.
     pub(crate) async fn broker(&self) -> Result<Broker<Body>, Failure> {
-        // A variable that is set to nothing says nothing.
-        let url = if self.redis.is_empty() { LOCAL } else { &self.redis };
-        Ok(self.named().redis(url).connect().await?)
+        self.reach(self.named()).await
     }
 
-    /// A broker that says nothing yet of where Redis is. Bodies are what they are.
+    /// Connects to a namespace beside the one that is named: no pattern of a queue here matches what
+    /// is delivered there.
+    pub(crate) async fn broker_beside(&self, name: &str) -> Result<Broker<Body>, Failure> {
+        self.reach(plain().namespace(self.beside(name))).await
+    }
+
+    /// What that namespace is called.
+    pub(crate) fn beside(&self, name: &str) -> String {
+        format!("{}.{name}", self.namespace().unwrap_or("fairlane"))
+    }
+
+    /// A broker that says nothing yet of where Redis is.
     pub(crate) fn named(&self) -> BrokerBuilder<Body> {
-        let same = |body: &Body| Ok::<_, Infallible>(body.clone());
-        let builder = BrokerBuilder::coded(same, |body| Ok::<_, Infallible>(body.to_vec()));
-        match self.namespace.as_deref().filter(|name| !name.is_empty()) {
-            Some(namespace) => builder.namespace(namespace),
-            None => builder,
+        match self.namespace() {
+            Some(namespace) => plain().namespace(namespace),
+            None => plain(),
         }
     }
+
+    /// A variable that is set to nothing says nothing, as below.
+    fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref().filter(|name| !name.is_empty())
+    }
+
+    async fn reach(&self, broker: BrokerBuilder<Body>) -> Result<Broker<Body>, Failure> {
+        let url = if self.redis.is_empty() { LOCAL } else { &self.redis };
+        Ok(broker.redis(url).connect().await?)
+    }
+}
+
+/// Bodies are what they are.
+fn plain() -> BrokerBuilder<Body> {
+    let same = |body: &Body| Ok::<_, Infallible>(body.clone());
+    BrokerBuilder::coded(same, |body| Ok::<_, Infallible>(body.to_vec()))
 }
