@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use clap::error::ErrorKind;
 use fairlane::{Error, Invalid, Refusal};
 
 use crate::shown::printable;
@@ -51,6 +52,22 @@ impl Failure {
         }
         self.code.into()
     }
+}
+
+/// What clap says where there is no command to run: a help that was asked for, or in one line why what
+/// was asked for makes no sense.
+pub(crate) fn unread(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print(); // Or nobody reads it.
+        return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+    }
+    let text = error.render().to_string();
+    let parts = text.split("\n\n").take_while(|part| {
+        !part.starts_with("Usage:") && !part.starts_with("For more information")
+    });
+    let said = parts.map(one_line).collect::<Vec<_>>().join("; ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    Failure::usage(said).then("--help tells more").report()
 }
 
 /// An error and what is behind it, in one line. Wrappers often repeat what they wrap: once is enough.

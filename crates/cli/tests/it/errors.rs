@@ -16,8 +16,12 @@ fn without_a_connection_it_ends_with_3_and_says_what_to_do() {
 #[test]
 fn what_makes_no_sense_ends_with_2() {
     for args in [
-        &[][..],
-        &["nosuchcommand"],
+        &["nosuchcommand"][..],
+        &["pause"],
+        &["redis"],
+        &["completions", "nosuchshell"],
+        &["deliver", "{}", "--window", "5m"],
+        &["work", "q", "--exec", "-x"],
         &["stats", "--nosuchoption"],
         &["queues", "--redis", "http://localhost"],
         &["queues", "--namespace", "two words"],
@@ -29,7 +33,32 @@ fn what_makes_no_sense_ends_with_2() {
     ] {
         let output = program().args(args).stdin(Stdio::null()).output().unwrap();
         assert_eq!((output.status.code(), text(&output)), (Some(2), String::new()), "{args:?}");
-        assert!(!error(&output).is_empty(), "{args:?}");
+        let said = error(&output);
+        assert!(said.starts_with("error: ") && said.lines().count() == 1, "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_word_that_is_nearly_right_is_told_with_the_right_one() {
+    let output = program().args(["stat", "--json"]).output().unwrap();
+    assert_eq!(
+        error(&output),
+        "error: unrecognized subcommand 'stat'; tip: a similar subcommand exists: 'stats'; \
+         --help tells more\n"
+    );
+}
+
+#[test]
+fn help_is_output_where_it_is_asked_for_and_an_error_where_it_is_not() {
+    for (args, code) in [(&["--help"][..], 0), (&["--version"], 0), (&["dead", "--help"], 0)] {
+        let output = program().args(args).output().unwrap();
+        assert_eq!((output.status.code(), error(&output)), (Some(code), String::new()));
+        assert!(text(&output).contains("fairlane"));
+    }
+    for args in [&[][..], &["dead"]] {
+        let output = program().args(args).output().unwrap();
+        assert_eq!((output.status.code(), text(&output)), (Some(2), String::new()));
+        assert!(error(&output).contains("Usage: fairlane"));
     }
 }
 
