@@ -13,7 +13,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 use serde::Serialize;
 
-use crate::{failure::Failure, shown::is_hostile};
+use crate::{failure::Failure, shown::printable_json};
 
 /// How wide a table may be where no terminal says it.
 const WIDTH: u16 = 100;
@@ -130,15 +130,7 @@ impl Output {
 pub(crate) fn line(record: &impl Serialize) -> Result<String, Failure> {
     let json =
         serde_json::to_string(record).map_err(|error| Failure::refused(error.to_string()))?;
-    let mut line = String::with_capacity(json.len() + 1);
-    for c in json.chars() {
-        // What JSON lets through stands within strings, and may be written like this there.
-        if is_hostile(c) {
-            line += &format!("\\u{:04x}", u32::from(c));
-        } else {
-            line.push(c);
-        }
-    }
+    let mut line = printable_json(&json);
     line.push('\n');
     Ok(line)
 }

@@ -47,7 +47,7 @@ impl Content {
     /// For people.
     pub(crate) fn shown(&self) -> String {
         match self {
-            Self::Json { body } => printable(body.get().as_bytes()),
+            Self::Json { body } => printable_json(body.get()),
             Self::Text { text } => printable(text.as_bytes()),
             Self::Bytes { bytes } => format!("0x{bytes}"),
         }
@@ -66,11 +66,11 @@ fn compact(json: &str) -> String {
     kept.collect()
 }
 
-/// Whether a character can do something to a terminal, or hide what stands beside it.
-pub(crate) fn is_hostile(c: char) -> bool {
-    let turns =
-        matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || turns
+/// Whether a character can do something to a terminal, shows nothing, or hides what stands beside it.
+fn is_hostile(c: char) -> bool {
+    let hides = matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    c.is_control() || hides
 }
 
 /// Text that cannot touch a terminal, whoever wrote it.
@@ -85,6 +85,20 @@ pub(crate) fn printable(text: &[u8]) -> String {
             }
         }
         shown.extend(chunk.invalid().iter().flat_map(|byte| byte.escape_ascii()).map(char::from));
+    }
+    shown
+}
+
+/// JSON that cannot touch a terminal, and is the same JSON: what would stands within strings, and may be
+/// written as an escape there.
+pub(crate) fn printable_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        if is_hostile(c) {
+            shown += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
     }
     shown
 }
@@ -155,6 +169,13 @@ mod tests {
     fn no_name_can_touch_a_terminal() {
         assert_eq!(printable(b"a\x1b[31m\r\n\xff\xc2\x9b"), r"a\u{1b}[31m\r\n\xff\u{9b}");
         assert_eq!(printable("\u{202e}é".as_bytes()), r"\u{202e}é");
+        assert_eq!(printable("a\u{200b}c\u{ad}me 東京".as_bytes()), r"a\u{200b}c\u{ad}me 東京");
+    }
+
+    #[test]
+    fn json_that_is_shown_to_people_is_still_json() {
+        let shown = Content::of("[\"\u{202e}\u{7f}\u{200d}é\"]".as_bytes()).shown();
+        assert_eq!(shown, r#"["\u202e\u007f\u200dé"]"#);
     }
 
     #[test]
