@@ -78,21 +78,24 @@ const NAME: (usize, usize, usize) = (12, 44, 20);
 /// The last rank that is needed.
 const NEEDED: u8 = 7;
 
-/// The columns that there is room for, and how wide the name is beside them.
-pub(super) fn fitting<Row>(all: &[Column<Row>], room: usize) -> (usize, Vec<&Column<Row>>) {
+/// The columns that there is room for, and how wide the name is beside them. The one that the list is
+/// sorted by comes before all others: nobody could see else what the order is.
+pub(super) fn fitting<'a, Row>(
+    all: &'a [Column<Row>],
+    room: usize,
+    sorted: &str,
+) -> (usize, Vec<&'a Column<Row>>) {
+    let rank = |column: &Column<Row>| if column.head == sorted { 0 } else { column.rank };
     let mut ranked: Vec<_> = all.iter().collect();
-    ranked.sort_by_key(|column| column.rank);
+    ranked.sort_by_key(|column| rank(column));
     let (least, most, roomy) = NAME;
     let mut taken = 0;
-    let mut last = 0;
-    for column in &ranked {
+    let fits = ranked.iter().take_while(|column| {
         taken += column.takes();
-        if taken + if column.rank > NEEDED { roomy } else { least } > room {
-            break;
-        }
-        last = column.rank;
-    }
-    let columns: Vec<_> = all.iter().filter(|column| column.rank <= last).collect();
+        taken + if rank(column) > NEEDED { roomy } else { least } <= room
+    });
+    let last = fits.last().map(|column| rank(column));
+    let columns: Vec<_> = all.iter().filter(|column| Some(rank(column)) <= last).collect();
     let others: usize = columns.iter().map(|column| column.takes()).sum();
     (room.saturating_sub(others).min(most), columns)
 }
@@ -233,15 +236,17 @@ mod tests {
     #[test]
     fn columns_go_by_what_they_are_worth() {
         let all = facets();
-        let heads = |room| -> Vec<_> {
-            let (_, columns) = fitting(&all, room);
+        let heads = |room, sorted| -> Vec<_> {
+            let (_, columns) = fitting(&all, room, sorted);
             columns.iter().map(|column| column.head).collect()
         };
-        assert_eq!(heads(20), Vec::<&str>::new());
-        assert_eq!(heads(60), ["waiting", "served/s", "share", "fair", "state"]);
-        assert_eq!(heads(160).len(), all.len());
+        assert_eq!(heads(20, "facet"), Vec::<&str>::new());
+        assert_eq!(heads(20, "oldest"), ["oldest"]);
+        assert_eq!(heads(60, "facet"), ["waiting", "served/s", "share", "fair", "state"]);
+        assert_eq!(heads(60, "oldest"), ["waiting", "served/s", "oldest", "state"]);
+        assert_eq!(heads(160, "facet").len(), all.len());
         for room in 0..200 {
-            let (name, columns) = fitting(&all, room);
+            let (name, columns) = fitting(&all, room, "weight");
             let takes: usize = columns.iter().map(|column| column.takes()).sum();
             assert!(name + takes <= room.max(takes), "{room}");
         }

@@ -45,15 +45,16 @@ pub(super) fn press(view: &mut View, queue: Option<&str>, key: KeyEvent) -> Acti
         type_filter(view, key.code);
         return Action::None;
     }
+    let helps = matches!(view.panel, Panel::Help { .. });
     match key.code {
         KeyCode::Char('q') => return Action::Quit,
         KeyCode::Char('p') => return pause(view, queue, true),
         KeyCode::Char('r') => return pause(view, queue, false),
-        KeyCode::Char('?') if view.panel == Panel::Help => view.panel = Panel::None,
-        KeyCode::Char('?') => view.panel = Panel::Help,
+        KeyCode::Char('?') if helps => view.panel = Panel::None,
+        KeyCode::Char('?') => view.panel = Panel::Help { from: 0 },
         KeyCode::Esc | KeyCode::Enter if view.panel != Panel::None => view.panel = Panel::None,
         KeyCode::Esc => back(view),
-        _ if view.panel == Panel::Help => {}
+        code if helps => scroll(view, code),
         KeyCode::Enter => open(view),
         KeyCode::Tab | KeyCode::BackTab => {
             view.panel = Panel::None;
@@ -133,6 +134,18 @@ fn go(view: &mut View, code: KeyCode) {
     if let (Panel::Why(_), Some(facet)) = (&view.panel, view.facets.at_cursor()) {
         view.panel = Panel::Why(facet.into());
     }
+}
+
+/// Goes through the help; where it ends is known when it is drawn.
+fn scroll(view: &mut View, code: KeyCode) {
+    let Panel::Help { from } = &mut view.panel else { return };
+    *from = match code {
+        KeyCode::Up | KeyCode::Char('k') => from.saturating_sub(1),
+        KeyCode::Down | KeyCode::Char('j') => from.saturating_add(1),
+        KeyCode::PageUp | KeyCode::Home | KeyCode::Char('g') => 0,
+        KeyCode::PageDown | KeyCode::End | KeyCode::Char('G') => u16::MAX,
+        _ => return,
+    };
 }
 
 /// The name that the cursor is on keeps it, wherever it goes in the list for that.

@@ -21,8 +21,17 @@ use super::{
 /// The widest panel.
 const WIDEST: u16 = 84;
 
-/// Puts a panel in the middle of the area: words, each with a text beside it.
-fn panel(frame: &mut Frame<'_>, area: Rect, title: &str, rows: &[(&str, String)], theme: Theme) {
+/// Puts a panel in the middle of the area: words, each with a text beside it. It begins with the line
+/// `from`, or the last one with which no room is left over, and returns which that was. What is left
+/// out below it is told.
+fn panel(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    from: u16,
+    title: &str,
+    rows: &[(&str, String)],
+    theme: Theme,
+) -> u16 {
     let width = area.width.min(WIDEST);
     let label = rows.iter().map(|(label, _)| label.chars().count()).max().unwrap_or_default() + 2;
     let room = usize::from(width.saturating_sub(4)).saturating_sub(label);
@@ -34,7 +43,9 @@ fn panel(frame: &mut Frame<'_>, area: Rect, title: &str, rows: &[(&str, String)]
             lines.push(Line::from(vec![what, Span::raw(line)]));
         }
     }
-    let height = (lines.len() as u16 + 2).min(area.height);
+    let whole = lines.len() as u16 + 2;
+    let height = whole.min(area.height);
+    let from = from.min(whole - height);
     let area = Rect {
         x: area.x + (area.width - width) / 2,
         y: area.y + (area.height - height) / 2,
@@ -45,12 +56,17 @@ fn panel(frame: &mut Frame<'_>, area: Rect, title: &str, rows: &[(&str, String)]
     let block = Block::bordered()
         .padding(Padding::horizontal(1))
         .title(Span::styled(format!(" {} ", title.trim_end()), theme.strong()));
+    let block = match whole - height - from {
+        0 => block,
+        more => block.title_bottom(Span::styled(format!(" {more} more "), theme.strong())),
+    };
     frame.render_widget(Clear, area);
-    frame.render_widget(Paragraph::new(lines).block(block), area);
+    frame.render_widget(Paragraph::new(lines).block(block).scroll((from, 0)), area);
+    from
 }
 
-/// What the keys and the columns mean.
-pub(super) fn help(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
+/// What the keys and the columns mean, from a line on. Returns from which.
+pub(super) fn help(frame: &mut Frame<'_>, area: Rect, from: u16, theme: Theme) -> u16 {
     let mut rows: Vec<_> = KEYS.iter().map(|(key, _, long)| (*key, (*long).to_owned())).collect();
     let columns = [
         (
@@ -63,7 +79,7 @@ pub(super) fn help(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
         ("oldest", "how long ago its foremost message was delivered"),
     ];
     rows.extend(columns.map(|(column, text)| (column, text.to_owned())));
-    panel(frame, area, "help: Esc goes back", &rows, theme);
+    panel(frame, area, from, "help: ↓ goes on, Esc goes back", &rows, theme)
 }
 
 /// Why a facet is served, or is not.
@@ -72,7 +88,7 @@ pub(super) fn why(frame: &mut Frame<'_>, area: Rect, model: &Model, facet: &str,
         None => vec![("", "Nothing is known of it: it has no message, and nothing is set.".into())],
         Some(known) => told(model, known),
     };
-    panel(frame, area, &format!("why {}", shown(facet)), &rows, theme);
+    panel(frame, area, 0, &format!("why {}", shown(facet)), &rows, theme);
 }
 
 fn told(model: &Model, known: &Known) -> Vec<(&'static str, String)> {

@@ -49,9 +49,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, view: &mut View, theme:
         chart::draw(frame, middle, model, queue, theme);
     }
     draw_facets(frame, facets, model, view, theme);
-    match &view.panel {
+    match &mut view.panel {
         Panel::None => {}
-        Panel::Help => panels::help(frame, body, theme),
+        Panel::Help { from } => *from = panels::help(frame, body, *from, theme),
         Panel::Why(facet) => panels::why(frame, body, model, facet, theme),
     }
 }
@@ -130,7 +130,7 @@ fn draw_queues(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &mut View
     frame.render_widget(block, area);
     let by = QUEUE_SORTS[view.queues.sort % QUEUE_SORTS.len()];
     let all = queues();
-    let (room, columns) = fitting(&all, usize::from(inner.width));
+    let (room, columns) = fitting(&all, usize::from(inner.width), by);
     let mut head = vec![name(&title("queue", by == "queue"), room).style(theme.strong())];
     head.extend(columns.iter().map(|column| column.title(column.head == by, theme)));
     let rows = rows(&mut view.queues, inner);
@@ -152,7 +152,7 @@ fn draw_facets(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &mut View
     frame.render_widget(block, area);
     let by = FACET_SORTS[view.facets.sort % FACET_SORTS.len()];
     let all = facets();
-    let (room, columns) = fitting(&all, usize::from(inner.width));
+    let (room, columns) = fitting(&all, usize::from(inner.width), by);
     let mut head = vec![name(&title("facet", by == "facet"), room).style(theme.strong())];
     head.extend(columns.iter().map(|column| column.title(column.head == by, theme)));
     let rows = rows(&mut view.facets, inner);

@@ -120,6 +120,34 @@ fn queues_a_chart_and_facets_at_60_columns() {
 }
 
 #[test]
+fn what_the_facets_are_sorted_by_is_seen_at_60_columns() {
+    let mut desk = Desk::new();
+    desk.view.pane = Pane::Facets;
+    for by in ["waiting", "served/s", "oldest", "leased", "weight", "state", "facet"] {
+        let screen = desk.screen(60, 30);
+        assert!(screen.contains(&format!("{by}▾")), "{screen}");
+        desk.press(KeyCode::Char('s'));
+    }
+}
+
+#[test]
+fn all_of_the_help_can_be_read_on_a_small_terminal() {
+    let mut desk = Desk::new();
+    desk.press(KeyCode::Char('?'));
+    let first = desk.screen(60, 16);
+    assert!(first.contains("ends; so does Ctrl-C") && first.contains(" more ─"), "{first}");
+    desk.press(KeyCode::Down);
+    assert!(!desk.screen(60, 16).contains("ends; so does Ctrl-C"));
+    desk.press(KeyCode::End);
+    let last = desk.screen(60, 16);
+    assert!(last.contains("its foremost message was") && !last.contains(" more ─"), "{last}");
+    desk.press(KeyCode::Up); // From the end, not from beyond it.
+    assert_ne!(desk.screen(60, 16), last);
+    desk.press(KeyCode::Home);
+    assert_eq!(desk.screen(60, 16), first);
+}
+
+#[test]
 fn queues_a_chart_and_facets_at_100_columns() {
     insta::assert_snapshot!(Desk::new().screen(100, 30));
 }

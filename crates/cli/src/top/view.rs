@@ -19,7 +19,10 @@ pub(super) enum Pane {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Panel {
     None,
-    Help,
+    Help {
+        /// Its first line on the screen.
+        from: u16,
+    },
     /// Why this facet is served, or is not.
     Why(String),
 }

@@ -158,7 +158,7 @@ async fn a_queue_is_watched_sorted_filtered_paused_and_asked_why() {
     top.press(&["k"]);
     top.shows("facets of mails: 0 wait");
     top.press(&["?"]);
-    top.shows("help: Esc goes back");
+    top.shows("help: ↓ goes on, Esc goes back");
     top.press(&["q"]);
     top.ended(0);
     assert!(broker.ack_all(leased).await.unwrap().is_empty());
