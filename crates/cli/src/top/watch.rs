@@ -14,13 +14,13 @@
 //! facets are larger than 5 KiB, a page and `why_all` take one more for each 512 KiB of them. So that
 //! this has an end too, no page is begun when those before it took longer than 200 ms.
 
-use std::time::Duration;
+use std::{convert::Infallible, future::pending, time::Duration};
 
 use fairlane::{Broker, Cursor, Error, Stats};
 use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::facets::{Look, Reason};
@@ -37,6 +37,8 @@ const PAGES_FOR: Duration = Duration::from_millis(200);
 /// How many facets on the screen are asked for: what one command answers.
 const ASKED: usize = 100;
 const SECOND: Duration = Duration::from_secs(1);
+/// After what time without an answer that is told. A call gives up later than that.
+const SLOW: Duration = Duration::from_secs(2);
 /// How long the list of queues is good for.
 const LISTED: Duration = Duration::from_secs(5);
 
@@ -117,9 +119,13 @@ impl Watch {
         while !self.news.is_closed() {
             let began = Instant::now();
             let wanted = self.wanted.borrow_and_update().clone();
-            let news = match self.look(&wanted, hurry).await {
-                Ok(()) => News::Fine,
-                Err(error) => News::Trouble(chain(&error)),
+            let waited = say_that_it_waits(self.news.clone());
+            let news = tokio::select! {
+                looked = self.look(&wanted, hurry) => match looked {
+                    Ok(()) => News::Fine,
+                    Err(error) => News::Trouble(chain(&error)),
+                },
+                never = waited => match never {},
             };
             self.tell(news).await;
             let chosen_anew = async {
@@ -227,6 +233,14 @@ impl Watch {
     async fn tell(&self, news: News) {
         let _ = self.news.send((Instant::now(), news)).await; // Nobody listens when it is to end.
     }
+}
+
+/// Says it when answers take so long that what is on the screen is old.
+async fn say_that_it_waits(news: mpsc::Sender<(Instant, News)>) -> Infallible {
+    sleep(SLOW).await;
+    let text = format!("Redis has not answered for {} seconds", SLOW.as_secs());
+    let _ = news.send((Instant::now(), News::Trouble(text))).await; // Nobody listens when it is to end.
+    pending().await
 }
 
 /// The queues that are counted next: the chosen one, those on the screen, and others by turns.

@@ -226,6 +226,19 @@ async fn it_says_what_is_wrong_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_redis_does_not_answer_it_says_that_what_it_shows_is_old() {
+    let (dir, broker, _queue) = server().await;
+    deliver(&broker, "acme", 7).await;
+    let top = Terminal::run(dir.path(), "");
+    top.shows("acme");
+    command(dir.path(), "CLIENT PAUSE 4000 ALL");
+    top.shows("trying again: Redis has not answered for 2 seconds");
+    top.until("no trouble", |screen| screen.contains("acme") && !screen.contains("trying again"));
+    top.press(&["q"]);
+    top.ended(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn twenty_thousand_facets_cost_redis_no_more_than_a_hundred_commands_a_second() {
     let (dir, broker, _queue) = server().await;
     for n in 0..60 {
