@@ -99,7 +99,7 @@ pub(crate) async fn deliver(
         bar.set_position(bytes);
         let rate = summary.all() as f64 / began.elapsed().as_secs_f64().max(0.001);
         bar.set_message(format!("{} delivered, {rate:.0}/s", summary.all()));
-        if end.map_err(|failure| at_line(failure, number, &summary))? {
+        if end.map_err(|failure| at_line(failure, number, &summary).then(behind(number)))? {
             return Ok(summary.timed(began.elapsed()));
         }
     }
@@ -128,6 +128,11 @@ fn at_line(failure: Failure, number: u64, summary: &Summary) -> Failure {
         .then(format_args!("{before} delivered before it, and --skip {on} goes on from there"))
 }
 
+/// How to go on where the line itself is what is wrong.
+fn behind(number: u64) -> String {
+    format!("--skip {number} leaves it out")
+}
+
 /// Delivers a batch. What is wrong with one line shall not keep those before it: they are then
 /// delivered one by one up to it.
 async fn send(
@@ -153,8 +158,11 @@ async fn send(
             most = 1;
             continue;
         }
-        let doubt = matches!(error, Error::MaybeApplied(_));
         let number = rest.first().unwrap_or(first).number;
+        if of_one {
+            return Err(at_line(error.into(), number, summary).then(behind(number)));
+        }
+        let doubt = matches!(error, Error::MaybeApplied(_));
         let failure = at_line(error.into(), number, summary);
         return Err(match (doubt, manner.repeats()) {
             (false, _) => failure,

@@ -153,6 +153,9 @@ impl Deliver {
                 };
                 let open = File::open(file).map_err(cannot)?;
                 let about = open.metadata().map_err(cannot)?;
+                if about.is_dir() {
+                    return Err(cannot(io::ErrorKind::IsADirectory.into()));
+                }
                 let length = about.is_file().then_some(about.len());
                 self.lines(open, length, connect, output).await
             }

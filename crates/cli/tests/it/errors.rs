@@ -30,6 +30,7 @@ fn what_makes_no_sense_ends_with_2() {
         &["lease", "q", "--lasting", "forever"],
         &["facets", "q", "--limit", "0"],
         &["destroy", "q"],
+        &["deliver", "--file", "/"],
     ] {
         let output = program().args(args).stdin(Stdio::null()).output().unwrap();
         assert_eq!((output.status.code(), text(&output)), (Some(2), String::new()), "{args:?}");
