@@ -10,6 +10,10 @@ use crate::failure::Failure;
 /// Where Redis is where nothing is said.
 const LOCAL: &str = "redis://127.0.0.1:6379";
 
+/// The variables that say where Redis is, and the namespace.
+const REDIS: &str = "FAIRLANE_REDIS";
+const NAMESPACE: &str = "FAIRLANE_NAMESPACE";
+
 /// A body as it is: this program reads none but to show it.
 pub(crate) type Body = Vec<u8>;
 
@@ -23,7 +27,7 @@ pub(crate) struct Connect {
         long,
         value_name = "URL",
         global = true,
-        env = "FAIRLANE_REDIS",
+        env = REDIS,
         hide_env_values = true,
         default_value = LOCAL
     )]
@@ -33,7 +37,7 @@ pub(crate) struct Connect {
         long,
         value_name = "NAME",
         global = true,
-        env = "FAIRLANE_NAMESPACE",
+        env = NAMESPACE,
         hide_env_values = true
     )]
     namespace: Option<String>,
@@ -68,6 +72,12 @@ impl Connect {
     /// A variable that is set to nothing says nothing, as below.
     fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// What says the same to a program that this one runs.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let redis = Some((REDIS, self.redis.clone()));
+        redis.into_iter().chain(self.namespace.clone().map(|name| (NAMESPACE, name)))
     }
 
     async fn reach(&self, broker: BrokerBuilder<Body>) -> Result<Broker<Body>, Failure> {

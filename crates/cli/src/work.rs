@@ -37,7 +37,8 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The body is its standard input. FAIRLANE_QUEUE, FAIRLANE_FACET, FAIRLANE_TOPIC, FAIRLANE_ID,
-FAIRLANE_ATTEMPT, and FAIRLANE_HEADERS (as JSON) say what it is. Exit code 0 acks the message; any other
+FAIRLANE_ATTEMPT, and FAIRLANE_HEADERS (as JSON) say what it is. FAIRLANE_REDIS and FAIRLANE_NAMESPACE are
+those of the worker, so that what `fairlane` does in it is done there. Exit code 0 acks the message; any other
 is another try, later and later, with the last line of standard error as the reason, and in the end a dead
 letter. A command whose lease is lost is killed.
 
@@ -127,12 +128,15 @@ impl Work {
             ),
             false => broker.in_order(self.queues.into_iter().map(|(name, _)| name)),
         };
-        let program: Arc<str> = self.exec.into();
-        let json = output.json;
+        let shell = Arc::new(Shell {
+            program: self.exec,
+            environment: connect.environment().collect(),
+            json: output.json,
+        });
         let mut worker = source
             .worker(move |delivery| {
-                let program = program.clone();
-                async move { handle(&program, json, &delivery).await }
+                let shell = shell.clone();
+                async move { shell.handle(&delivery).await }
             })
             .concurrency(self.concurrency.unwrap_or_else(processors))
             .lasting(self.lasting)
@@ -167,60 +171,70 @@ fn processors() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs the command for a message.
-async fn handle(program: &str, json: bool, delivery: &Delivery<Body>) -> Result<(), String> {
-    let headers = serde_json::to_string(delivery.headers()).unwrap_or_default();
-    let mut command = Command::new("/bin/sh");
-    command
-        .args(["-c", program])
-        .env("FAIRLANE_QUEUE", delivery.queue())
-        .env("FAIRLANE_FACET", delivery.facet())
-        .env("FAIRLANE_TOPIC", delivery.topic())
-        .env("FAIRLANE_ID", delivery.id().to_string())
-        .env("FAIRLANE_ATTEMPT", delivery.attempt().to_string())
-        .env("FAIRLANE_HEADERS", headers)
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A Ctrl-C in the terminal is for the worker, which lets it end what it does.
-        .process_group(0);
-    if json {
-        command.stdout(io::stderr()); // The other one is for the report alone.
-    }
-    let child = command.spawn().map_err(|error| format!("it cannot be started: {error}"))?;
-    let mut running = Running(child);
-    let (input, errors) = (running.0.stdin.take(), running.0.stderr.take());
-    let mut said = Vec::new();
-    let passing = async {
-        let give = async {
-            if let Some(mut input) = input {
-                // One that does not read its input is free not to.
-                let _ = input.write_all(delivery.body()).await;
+/// What runs the command, and for whom it prints.
+struct Shell {
+    program: String,
+    environment: Vec<(&'static str, String)>,
+    json: bool,
+}
+
+impl Shell {
+    /// Runs the command for a message.
+    async fn handle(&self, delivery: &Delivery<Body>) -> Result<(), String> {
+        let headers = serde_json::to_string(delivery.headers()).unwrap_or_default();
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", &self.program])
+            .envs(self.environment.iter().cloned())
+            .env("FAIRLANE_QUEUE", delivery.queue())
+            .env("FAIRLANE_FACET", delivery.facet())
+            .env("FAIRLANE_TOPIC", delivery.topic())
+            .env("FAIRLANE_ID", delivery.id().to_string())
+            .env("FAIRLANE_ATTEMPT", delivery.attempt().to_string())
+            .env("FAIRLANE_HEADERS", headers)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A Ctrl-C in the terminal is for the worker, which lets it end what it does.
+            .process_group(0);
+        if self.json {
+            command.stdout(io::stderr()); // The other one is for the report alone.
+        }
+        let child = command.spawn().map_err(|error| format!("it cannot be started: {error}"))?;
+        let mut running = Running(child);
+        let (input, errors) = (running.0.stdin.take(), running.0.stderr.take());
+        let mut said = Vec::new();
+        let passing = async {
+            let give = async {
+                if let Some(mut input) = input {
+                    // One that does not read its input is free not to.
+                    let _ = input.write_all(delivery.body()).await;
+                }
+            };
+            tokio::join!(give, pass_on(errors, &mut said))
+        };
+        let ended = async {
+            let mut passing = pin!(passing);
+            tokio::select! {
+                status = running.0.wait() => {
+                    // What it has started may go on, and keep them open.
+                    let _ = timeout(REST, passing).await;
+                    status
+                }
+                _ = &mut passing => running.0.wait().await,
             }
         };
-        tokio::join!(give, pass_on(errors, &mut said))
-    };
-    let ended = async {
-        let mut passing = pin!(passing);
-        tokio::select! {
-            status = running.0.wait() => {
-                // What it has started may go on, and keep them open.
-                let _ = timeout(REST, passing).await;
-                status
-            }
-            _ = &mut passing => running.0.wait().await,
+        let status = tokio::select! {
+            status = ended => status.map_err(|error| format!("it cannot be waited for: {error}"))?,
+            () = delivery.lost().cancelled() => return Err("its lease was lost".into()),
+        };
+        if status.success() {
+            return Ok(());
         }
-    };
-    let status = tokio::select! {
-        status = ended => status.map_err(|error| format!("it cannot be waited for: {error}"))?,
-        () = delivery.lost().cancelled() => return Err("its lease was lost".into()),
-    };
-    if status.success() {
-        return Ok(());
+        let how = how(status);
+        let said = String::from_utf8_lossy(&said);
+        let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        Err(last.map_or(how.clone(), |last| format!("{how}: {last}")))
     }
-    let how = how(status);
-    let said = String::from_utf8_lossy(&said);
-    let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
-    Err(last.map_or(how.clone(), |last| format!("{how}: {last}")))
 }
 
 /// A command that runs. Dropped before it has ended, it is killed with all that it has started.

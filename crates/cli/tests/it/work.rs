@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, test_kill_process};
 
-use crate::support::{Terminal, error, eventually, piped, signal_to, text};
+use crate::support::{Terminal, error, eventually, piped, program, signal_to, text};
 
 /// Starts a worker beside the test.
 fn start(terminal: &Terminal, args: &[&str]) -> Child {
@@ -76,6 +76,24 @@ fn a_command_gets_the_body_and_what_else_there_is_to_know() {
     .unwrap();
     terminal.done(&["deliver", "--file", large.to_str().unwrap()]);
     assert_eq!(terminal.done(&["work", "q", "--until-empty", "--exec", "true"]), "1 done\n");
+}
+
+#[test]
+fn a_command_that_uses_this_program_reaches_what_its_worker_was_told() {
+    let terminal = Terminal::with_queue();
+    terminal.deliver("a", 1);
+    let exec = format!("'{}' queues --json", program().get_program().display());
+    let (redis, namespace) = (&*terminal.server.url, &*terminal.namespace);
+    let mut work = program();
+    work.args(["--redis", redis, "--namespace", namespace, "work", "q", "--until-empty"]);
+    work.args(["--exec", &exec]);
+    let output = piped(work, b"");
+    assert_eq!(
+        text(&output),
+        "{\"queue\":\"q\",\"pattern\":\".\"}\n1 done\n",
+        "{}",
+        error(&output)
+    );
 }
 
 #[test]
