@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use clap::Args;
-use fairlane::{Broker, BrokerBuilder};
+use fairlane::{Broker, BrokerBuilder, Error};
 
 use crate::failure::Failure;
 
@@ -82,7 +82,11 @@ impl Connect {
 
     async fn reach(&self, broker: BrokerBuilder<Body>) -> Result<Broker<Body>, Failure> {
         let url = if self.redis.is_empty() { LOCAL } else { &self.redis };
-        Ok(broker.redis(url).connect().await?)
+        broker.redis(url).connect().await.map_err(|error| match error {
+            Error::NotSent(_) if url.starts_with("rediss:") => Failure::from(error)
+                .then("rediss:// needs a port that speaks TLS, redis:// one that does not"),
+            error => error.into(),
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-use std::process::Stdio;
+use std::{net::TcpListener, process::Stdio};
 
 use crate::support::{Terminal, error, program, text};
 
@@ -11,6 +11,19 @@ fn without_a_connection_it_ends_with_3_and_says_what_to_do() {
     assert!(said.starts_with("error: Redis cannot be reached; nothing was sent: no connection to"));
     assert_eq!(said.matches("refused").count(), 1, "{said}");
     assert!(said.contains("--redis or FAIRLANE_REDIS"), "{said}");
+}
+
+#[test]
+fn tls_to_a_port_that_does_not_speak_it_is_told_as_what_it_may_be() {
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap(); // It answers nothing.
+    let url = format!("rediss://{}", plain.local_addr().unwrap());
+    let output = program().args(["queues", "--redis", &url]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        error(&output).contains("; rediss:// needs a port that speaks TLS"),
+        "{}",
+        error(&output)
+    );
 }
 
 #[test]
