@@ -127,10 +127,17 @@ pub(crate) fn at_ms(time: SystemTime) -> u64 {
     ms(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
-/// A time that was, for people: its two largest units.
+/// A time that was or will be, for people: `0.3s`, `42s`, `3m05s`, `2h14m`, `5d03h`.
 pub(crate) fn age(time: Duration) -> String {
-    let all = humantime::format_duration(Duration::from_millis(ms(time))).to_string();
-    all.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    let seconds = time.as_secs();
+    let two = |large: u64, a: char, small: u64, b: char| format!("{large}{a}{small:02}{b}");
+    match seconds {
+        0..10 => format!("{}.{}s", seconds, time.subsec_millis() / 100),
+        10..60 => format!("{seconds}s"),
+        60..3600 => two(seconds / 60, 'm', seconds % 60, 's'),
+        3600..86_400 => two(seconds / 3600, 'h', seconds / 60 % 60, 'm'),
+        _ => two(seconds / 86_400, 'd', seconds / 3600 % 24, 'h'),
+    }
 }
 
 /// A length of time that was set, for people: all of it.
@@ -176,6 +183,13 @@ mod tests {
     fn json_that_is_shown_to_people_is_still_json() {
         let shown = Content::of("[\"\u{202e}\u{7f}\u{200d}é\"]".as_bytes()).shown();
         assert_eq!(shown, r#"["\u202e\u007f\u200dé"]"#);
+    }
+
+    #[test]
+    fn ages_stay_short() {
+        let texts = [0.35, 9.99, 10.0, 185.0, 8040.0, 442_800.0];
+        let texts = texts.map(|seconds| age(Duration::from_secs_f64(seconds)));
+        assert_eq!(texts, ["0.3s", "9.9s", "10s", "3m05s", "2h14m", "5d03h"]);
     }
 
     #[test]

@@ -8,9 +8,10 @@ use ratatui::{style::Style, text::Span};
 use super::{
     facets::{Known, Look, Sum},
     model::Queue,
-    text::{NONE, count, fit, part, rate, shown, time},
+    text::{NONE, count, fit, part, rate, shown},
     theme::Theme,
 };
+use crate::shown::age;
 
 /// A text and what it looks like.
 type Cell = (String, Style);
@@ -173,7 +174,7 @@ pub(super) fn facets<'a>() -> [Column<FacetRow<'a>>; 11] {
         words("share ┃ fair", 12, 8, |row, theme| {
             (bar(row.share(), row.fair(), 12), theme.served())
         }),
-        number("oldest", 7, 7, |row, _| plain(row.known.now.oldest.map_or(NONE.into(), time))),
+        number("oldest", 7, 7, |row, _| plain(row.known.now.oldest.map_or(NONE.into(), age))),
         words("state", 12, 2, |row, theme| {
             let (text, style) = state(&row.known.now, row.clock);
             (text, style(theme))
@@ -194,7 +195,7 @@ fn bar(share: Option<f64>, fair: Option<f64>, width: usize) -> String {
 
 /// What a facet can do, in a word or two, and what that looks like.
 pub(super) fn state(look: &Look, clock: SystemTime) -> (String, fn(Theme) -> Style) {
-    let left = |until: SystemTime| time(until.duration_since(clock).unwrap_or_default());
+    let left = |until: SystemTime| age(until.duration_since(clock).unwrap_or_default());
     let (text, style): (String, fn(Theme) -> Style) = match look.gate {
         _ if look.paused => ("paused".into(), Theme::kept),
         Some(Gate::QueuePaused) => ("queue paused".into(), Theme::kept),

@@ -14,9 +14,10 @@ use super::{
     facets::{Known, Reason},
     keys::KEYS,
     model::Model,
-    text::{clock, count, fit, part, rate, shown, time, wrap},
+    text::{clock, count, fit, part, rate, shown, wrap},
     theme::Theme,
 };
+use crate::shown::{age, length};
 
 /// The widest panel.
 const WIDEST: u16 = 84;
@@ -99,7 +100,7 @@ fn told(model: &Model, known: &Known) -> Vec<(&'static str, String)> {
     }
     let waiting = match now.oldest {
         Some(oldest) => {
-            format!("{}, the oldest was delivered {} ago", count(now.waiting), time(oldest))
+            format!("{}, the oldest was delivered {} ago", count(now.waiting), age(oldest))
         }
         None => count(now.waiting),
     };
@@ -138,14 +139,14 @@ fn told(model: &Model, known: &Known) -> Vec<(&'static str, String)> {
 
 fn limit(rate: Rate) -> String {
     let Rate { count, period, burst, .. } = rate;
-    format!("{count} in {}, {burst} at once", humantime::format_duration(period))
+    format!("{count} in {}, {burst} at once", length(period))
 }
 
 /// What keeps it and until when, or how soon it is served.
 fn verdict(model: &Model, known: &Known) -> String {
     let until = |until: std::time::SystemTime| {
         let left = until.duration_since(model.clock).unwrap_or(Duration::ZERO);
-        format!("in {}, at {}", time(left), clock(until))
+        format!("in {}, at {}", age(left), clock(until))
     };
     match known.now.gate {
         None => match &known.reason {

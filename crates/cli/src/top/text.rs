@@ -1,6 +1,6 @@
 //! Numbers, times and names as they stand on the screen.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use ratatui::text::Span;
 
@@ -42,19 +42,6 @@ pub(super) fn part(part: Option<f64>) -> String {
         None => NONE.into(),
         Some(percent) if percent < 9.95 => format!("{percent:.1}%"),
         Some(percent) => format!("{percent:.0}%"),
-    }
-}
-
-/// A length of time: `0.3s`, `42s`, `3m05s`, `2h14m`, `5d03h`.
-pub(super) fn time(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let two = |large: u64, a: char, small: u64, b: char| format!("{large}{a}{small:02}{b}");
-    match seconds {
-        0..10 => format!("{}.{}s", seconds, time.subsec_millis() / 100),
-        10..60 => format!("{seconds}s"),
-        60..3600 => two(seconds / 60, 'm', seconds % 60, 's'),
-        3600..86_400 => two(seconds / 3600, 'h', seconds / 60 % 60, 'm'),
-        _ => two(seconds / 86_400, 'd', seconds / 3600 % 24, 'h'),
     }
 }
 
@@ -110,6 +97,8 @@ pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -123,10 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn times_stay_short() {
-        let texts = [0.35, 9.99, 10.0, 185.0, 8040.0, 442_800.0];
-        let texts = texts.map(|seconds| time(Duration::from_secs_f64(seconds)));
-        assert_eq!(texts, ["0.3s", "9.9s", "10s", "3m05s", "2h14m", "5d03h"]);
+    fn a_time_of_day_is_that_of_utc() {
         assert_eq!(clock(SystemTime::UNIX_EPOCH + Duration::from_secs(86_399)), "23:59:59 UTC");
     }
 

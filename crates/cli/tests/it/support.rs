@@ -208,10 +208,10 @@ impl Terminal {
             (r#"(_at_ms|until_ms)":\d{13}"#, "$1\":[time]"),
             (r#""oldest_ms":\d+"#, "\"oldest_ms\":[age]"),
             (r#""turn":[\d.]+"#, "\"turn\":[turn]"),
-            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ(, in [\dms ]+)?", "[time]"),
+            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ(, in [\d.mshd]+)?", "[time]"),
             (r#""seconds":[\d.]+,"rate":[\d.]+"#, "\"seconds\":[seconds],\"rate\":[rate]"),
             (r"in [\d.]+ s: \d+ a second", "in [seconds] s: [rate] a second"),
-            (r"(?m)(\d+s )?\d+m?s$", "[age]"),
+            (r"(?m)\d+(\.\d|m\d\d)?s$", "[age]"),
             (r"/tmp/\.tmp\w+", "[dir]"),
         ] {
             settings.add_filter(found, shown);
