@@ -138,8 +138,10 @@ pub(crate) fn line(record: &impl Serialize) -> Result<String, Failure> {
 /// How wide a line may be.
 fn width() -> u16 {
     let said = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    // Where there is no terminal, asking for its size would run `tput`, for each row.
     let of_terminal = || {
-        crossterm::terminal::size().ok().filter(|_| io::stdout().is_terminal()).map(|size| size.0)
+        let size = || crossterm::terminal::size().ok();
+        io::stdout().is_terminal().then(size).flatten().map(|size| size.0)
     };
     said.or_else(of_terminal).filter(|width| *width > 0).unwrap_or(WIDTH)
 }

@@ -6,7 +6,7 @@ use std::{
     process::Stdio,
 };
 
-use crate::support::{Terminal, error, pty, text};
+use crate::support::{Terminal, error, piped, pty, text};
 
 /// Answers what is asked before something is dropped. Returns what it ended with.
 fn answered(terminal: &Terminal, args: &[&str], answer: &str) -> (Option<i32>, String, String) {
@@ -69,6 +69,30 @@ fn colours_are_for_terminals_that_want_them() {
     assert!(on_terminal(&terminal, true).starts_with("queue"));
     let piped = terminal.fairlane(&["queues"]).env_remove("NO_COLOR").output().unwrap();
     assert!(text(&piped).starts_with("queue"));
+}
+
+#[cfg(target_os = "linux")] // For setsid.
+#[test]
+fn without_a_terminal_nothing_is_run_to_find_out_how_wide_it_is() {
+    use std::{os::unix::fs::PermissionsExt, process::Command};
+    let terminal = Terminal::with_queue();
+    terminal.deliver("a", 10);
+    let dir = tempfile::tempdir().unwrap();
+    let (tput, ran) = (dir.path().join("tput"), dir.path().join("ran"));
+    std::fs::write(&tput, format!("#!/bin/sh\n: > '{}'\necho 80\n", ran.display())).unwrap();
+    std::fs::set_permissions(&tput, PermissionsExt::from_mode(0o755)).unwrap();
+    for columns in ["", "0", "99999999"] {
+        // In a session of its own it has no terminal that controls it.
+        let mut peek = Command::new("setsid");
+        let fairlane = terminal.fairlane(&["peek", "q"]);
+        peek.arg("-w").arg(fairlane.get_program()).args(fairlane.get_args());
+        peek.envs(fairlane.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let path = std::env::var("PATH").unwrap();
+        peek.env("PATH", format!("{}:{path}", dir.path().display())).env("COLUMNS", columns);
+        let output = piped(peek, b"");
+        assert_eq!(text(&output).lines().count(), 11, "{}", error(&output));
+        assert!(!ran.exists(), "{columns}");
+    }
 }
 
 #[test]
