@@ -41,6 +41,8 @@ struct Paused {
     paused: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     intake_paused: Option<bool>,
+    /// Whether there is a route to the queue. Where there is none, the setting holds for when there is.
+    registered: bool,
 }
 
 impl Pause {
@@ -57,7 +59,8 @@ impl Resume {
 
 async fn set(what: What, pauses: bool, connect: &Connect, output: &Output) -> Result<(), Failure> {
     let What { queue: named, facet: only, intake } = what;
-    let queue = connect.broker().await?.queue(&named);
+    let broker = connect.broker().await?;
+    let queue = broker.queue(&named);
     let facet = only.as_ref().map(|facet| queue.facet(facet));
     match (facet, intake, pauses) {
         (None, false, true) => queue.pause().await,
@@ -78,5 +81,11 @@ async fn set(what: What, pauses: bool, connect: &Connect, output: &Output) -> Re
         (true, false) => format!("{what} takes what is delivered"),
     };
     let (paused, intake_paused) = if intake { (None, Some(pauses)) } else { (Some(pauses), None) };
-    output.done(&Paused { queue: named, facet: only, paused, intake_paused }, said)
+    let registered = broker.queues().await?.iter().any(|route| route.queue == named);
+    if !registered {
+        output.note(format!(
+            "no queue `{named}` is registered: this holds for when it is; `fairlane queues` lists those that are"
+        ));
+    }
+    output.done(&Paused { queue: named, facet: only, paused, intake_paused, registered }, said)
 }

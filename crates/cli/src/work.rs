@@ -40,7 +40,8 @@ The body is its standard input. FAIRLANE_QUEUE, FAIRLANE_FACET, FAIRLANE_TOPIC, 
 FAIRLANE_ATTEMPT, and FAIRLANE_HEADERS (as JSON) say what it is. FAIRLANE_REDIS and FAIRLANE_NAMESPACE are
 those of the worker, so that what `fairlane` does in it is done there. Exit code 0 acks the message; any other
 is another try, later and later, with the last line of standard error as the reason, and in the end a dead
-letter. A command whose lease is lost is killed.
+letter. A command whose lease is lost is killed. One whose worker is killed (with SIGKILL) goes on, while
+its message comes back.
 
 Ctrl-C or SIGTERM: nothing new is taken, and what runs has the grace to end; what it had then goes back. A
 second one ends it at once.

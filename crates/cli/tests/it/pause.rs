@@ -11,6 +11,7 @@ fn a_queue_or_a_facet_is_paused_and_resumed() {
     terminal.run(&["pull", "q"]);
     terminal.both(&["resume", "q", "--facet", "acme"]);
     terminal.run(&["pull", "q"]);
+    terminal.both(&["pause", "nope"]);
     terminal.is_as_before("pause");
 }
 
