@@ -374,6 +374,26 @@ async fn one_that_stops_waits_for_its_handlers_and_takes_nothing_new() {
 }
 
 #[tokio::test]
+async fn one_that_has_nothing_to_do_costs_two_commands_a_window_for_each_of_its_queues() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    for name in ["q", "r"] {
+        broker.register_queue(name, name).await.unwrap();
+    }
+    let worker = broker.in_order(["q", "r"]).worker(|_delivery| async { Ok::<_, Any>(()) });
+    let working = tokio::spawn(worker.run());
+    until("it waits on both", async || server.blocked().await == 2).await;
+    sleep(100 * MS).await;
+    let calls = async || server.calls("evalsha").await + server.calls("bzpopmin").await;
+    let before = calls().await;
+    sleep(11 * SECOND).await;
+    // The metrics ask for the stats of each queue, too, and the first time Redis does not know the script.
+    let (most, asked) = (2 * 2 * 2 + (2 * 2 + 1), calls().await - before);
+    assert!((8..=most).contains(&asked), "{asked} commands in two windows");
+    working.abort();
+}
+
+#[tokio::test]
 async fn what_is_not_done_within_the_grace_goes_back_to_the_front_and_is_no_attempt() {
     let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 10).await;
@@ -849,24 +869,4 @@ async fn one_that_stops_under_load_leaves_no_lease_behind_when_it_has_ended() {
     next.ack().await.unwrap();
     queue.facet("a").purge().await.unwrap();
     space.end().await;
-}
-
-#[tokio::test]
-async fn one_that_has_nothing_to_do_costs_two_commands_a_window_for_each_of_its_queues() {
-    let server = Server::start(&[]).await;
-    let broker = server.builder().connect().await.unwrap();
-    for name in ["q", "r"] {
-        broker.register_queue(name, name).await.unwrap();
-    }
-    let worker = broker.in_order(["q", "r"]).worker(|_delivery| async { Ok::<_, Any>(()) });
-    let working = tokio::spawn(worker.run());
-    until("it waits on both", async || server.blocked().await == 2).await;
-    sleep(100 * MS).await;
-    let calls = async || server.calls("evalsha").await + server.calls("bzpopmin").await;
-    let before = calls().await;
-    sleep(11 * SECOND).await;
-    // The metrics ask for the stats of each queue, too, and the first time Redis does not know the script.
-    let (most, asked) = (2 * 2 * 2 + (2 * 2 + 1), calls().await - before);
-    assert!((8..=most).contains(&asked), "{asked} commands in two windows");
-    working.abort();
 }
