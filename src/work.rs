@@ -328,6 +328,8 @@ impl<T: Send + Sync + 'static> Work<T> {
         {
             return;
         }
+        // It has come, and must not wake anybody up while this call is under way.
+        self.settle_at = None;
         let mut groups: Vec<Vec<Ended<T>>> = Vec::new();
         for ended in take(&mut self.ended) {
             match groups.iter_mut().find(|group| group[0].settling == ended.settling) {
@@ -353,7 +355,6 @@ impl<T: Send + Sync + 'static> Work<T> {
     }
 
     fn settled(&mut self, settled: Settled<T>) {
-        self.settle_at = None;
         let now = std::time::Instant::now();
         for (mut ended, outcome) in settled {
             let there = ended.delivery.expires_at() > now;

@@ -870,3 +870,40 @@ async fn one_that_stops_under_load_leaves_no_lease_behind_when_it_has_ended() {
     queue.facet("a").purge().await.unwrap();
     space.end().await;
 }
+
+/// How long this thread has used the processor.
+#[cfg(target_os = "linux")]
+fn used() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn while_redis_is_away_a_worker_with_handlers_that_end_uses_no_processor() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().deadline(SECOND).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 8).await;
+    let busy = Busy::default();
+    let handler = busy.clone();
+    let worker = queue
+        .worker(move |delivery| {
+            let busy = handler.clone();
+            async move {
+                let n = delivery.message()?["n"].as_u64().unwrap();
+                busy.for_((200 + 400 * n as u32) * MS).await;
+                Ok::<_, Any>(())
+            }
+        })
+        .concurrency(8);
+    let working = tokio::spawn(worker.run());
+    until("eight handlers run", async || busy.now() == 8).await;
+    proxy.refuse(true);
+    let before = used();
+    sleep(4 * SECOND).await;
+    let used = used() - before;
+    assert!(used < 400 * MS, "{used:?} of 4 s");
+    working.abort();
+}
