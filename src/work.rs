@@ -5,9 +5,10 @@
 //! lease of as many others are sent in one go: a round trip for both.
 
 use std::{
+    any::Any,
     collections::HashMap,
     future::pending,
-    mem::take,
+    mem::{forget, take},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -303,7 +304,7 @@ impl<T: Send + Sync + 'static> Work<T> {
                 // One that was aborted is given back.
                 let Ok(panic) = failed.try_into_panic() else { return };
                 self.report.panicked += 1;
-                (id, Err(format!("panicked: {}", text_of(&*panic))), None)
+                (id, Err(format!("panicked: {}", text_of(panic))), None)
             }
         };
         let Some(InHand { delivery, span, begun, lost, .. }) = self.running.remove(&id) else {
@@ -404,10 +405,12 @@ impl<T: Send + Sync + 'static> Work<T> {
         }
         let handled = Handled { outcome: &wanted, settled, took };
         for hook in &self.worker.after {
-            // One that panics must not take the worker along.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(&delivery, &handled))) {
-                error!(target: "fairlane", "a hook panicked: {}", text_of(&*panic));
+            if let Err(said) = caught(|| hook(&delivery, &handled)) {
+                error!(target: "fairlane", "a hook panicked: {said}");
             }
+        }
+        if let Err(said) = caught(|| drop(delivery)) {
+            error!(target: "fairlane", "a message panicked when it was dropped: {said}");
         }
     }
 
@@ -581,10 +584,21 @@ fn far(time: Duration) -> Instant {
     Instant::now() + time.min(YEARS)
 }
 
+/// Calls what is the user's, where a panic must not take the worker along. Returns what it said.
+pub(crate) fn caught<Out>(call: impl FnOnce() -> Out) -> Result<Out, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(text_of)
+}
+
 /// What somebody has panicked with.
-fn text_of(panic: &(dyn std::any::Any + Send)) -> &str {
+fn text_of(panic: Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a text")
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("without a text").to_owned();
+    // It is the user's, too, and so is what its end may panic with.
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        forget(another);
+    }
+    text
 }
 
 /// The span of a message. Where its sender was part of a trace, it is another part of that, and none

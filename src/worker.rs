@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Broker, Delivery, Handled, Invalid, Outcome, Report,
     core::Core,
-    error::{Result, chain},
+    error::{Cause, Result, chain},
     keys::check_name,
     lease::{LASTING, check_length},
     message::{AnyError, Decode},
     opaque_debug,
     queues::Source,
     take::MOST,
-    work::Work,
+    work::{Work, caught},
 };
 
 /// How many handlers run at a time where nothing is said.
@@ -62,7 +62,8 @@ pub(crate) type After<T> = Box<dyn Fn(&Delivery<T>, &Handled<'_>) + Send + Sync>
 /// # The handler
 /// It gets each message as an `Arc<Delivery>`, which it can look at and cannot settle: what it
 /// returns does. `Ok(())` acks, an error [fails](crate::Delivery::fail) with the backoff of the queue,
-/// and an [`Outcome`] chooses. So does a panic fail, and the worker goes on. It runs in a task of its
+/// and an [`Outcome`] chooses. So does a panic fail, and the worker goes on; where decoding a body
+/// panics, [`Delivery::message`] is an error. It runs in a task of its
 /// own, within a span of `tracing` that has queue, facet, topic, id and attempt; where the message has
 /// a header `traceparent` (W3C), also its `trace_id` and `parent_id`.
 ///
@@ -113,9 +114,15 @@ impl<T: Send + Sync + 'static> Worker<T> {
                 handling.await.map(Into::into).map_err(|error| chain(&*error.into()))
             })
         };
+        // The worker itself decodes: what panics there must fail its own message alone.
+        let decode = broker.form.decode.clone();
+        let decode = move |body: &[u8]| {
+            let decoded = caught(|| decode(body));
+            decoded.unwrap_or_else(|said| Err(Cause::new(format!("panicked: {said}"))))
+        };
         Self {
             core: broker.core.clone(),
-            decode: broker.form.decode.clone(),
+            decode: Arc::new(decode),
             source,
             handler: Box::new(handler),
             concurrency: CONCURRENCY,

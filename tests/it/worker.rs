@@ -907,3 +907,81 @@ async fn while_redis_is_away_a_worker_with_handlers_that_end_uses_no_processor()
     assert!(used < 400 * MS, "{used:?} of 4 s");
     working.abort();
 }
+
+#[tokio::test]
+async fn a_decoder_that_panics_fails_its_message_and_the_worker_goes_on() {
+    let (space, queue) = Space::with_queue().await;
+    queue.configure(|queue| queue.max_attempts = 1).await.unwrap();
+    deliver(&space.broker, "a", 3).await;
+    let now = space.clock.clone();
+    let broker = fairlane::BrokerBuilder::coded(
+        |body: &Vec<u8>| Ok::<_, std::convert::Infallible>(body.clone()),
+        |body| {
+            assert!(!body.windows(5).any(|word| word == b"\"n\":1"), "what a decoder may find");
+            Ok::<_, std::convert::Infallible>(body.to_vec())
+        },
+    );
+    let broker = broker.facet(|_| "a").topic(|_| "t").clock(move || now.now());
+    let broker =
+        broker.redis(crate::support::url()).namespace(&space.name).connect().await.unwrap();
+    let worker = broker.queue("q").worker(|delivery| async move {
+        delivery.message()?;
+        Ok::<_, Any>(())
+    });
+    let done = worker.run_until_empty().await.unwrap();
+    assert_eq!(done, report(3, |report| (report.acked, report.failed) = (2, 1)));
+    let (letters, _) = queue.dead_letters().page(Cursor::default()).await.unwrap();
+    let reason = letters[0].reason.as_deref().unwrap();
+    assert!(reason.contains("what a decoder may find"), "{reason}");
+    end(space, &queue).await;
+}
+
+/// What cannot be dropped quietly.
+#[derive(Default)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("a bomb");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_panics_with_may_panic_when_it_is_dropped() {
+    let (space, queue) = Space::with_queue().await;
+    queue.configure(|queue| queue.max_attempts = 1).await.unwrap();
+    deliver(&space.broker, "a", 3).await;
+    let worker = queue.worker(|delivery| async move {
+        if delivery.message()?["n"] == 1 {
+            std::panic::panic_any(Bomb);
+        }
+        Ok::<_, Any>(())
+    });
+    let done = worker.run_until_empty().await.unwrap();
+    assert_eq!((done.leased, done.acked, done.failed), (3, 2, 1));
+    end(space, &queue).await;
+}
+
+/// A message that is a bomb, too.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Armed {
+    n: u64,
+    #[serde(skip)]
+    _bomb: Bomb,
+}
+
+#[tokio::test]
+async fn a_message_that_panics_when_it_is_dropped_takes_nobody_along() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 3).await;
+    let broker = space.broker.with_type::<Armed>();
+    let worker = broker.queue("q").worker(|delivery| async move {
+        assert!(delivery.message()?.n < 3);
+        Ok::<_, Any>(())
+    });
+    let done = worker.run_until_empty().await.unwrap();
+    assert_eq!(done, report(3, |report| report.acked = 3));
+    end(space, &queue).await;
+}
