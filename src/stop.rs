@@ -11,6 +11,18 @@ pub(crate) struct Stop {
     /// None once it has been heard: it stays cancelled.
     token: Option<CancellationToken>,
     signals: Option<Signals>,
+    /// Whether there was a signal.
+    signalled: bool,
+}
+
+/// What was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It is to stop.
+    Stop,
+    /// A second signal: it is to end at once. The token is none, since often it is cancelled for the
+    /// signal that was heard here, too.
+    End,
 }
 
 impl Stop {
@@ -19,29 +31,34 @@ impl Stop {
             warn!(target: "fairlane", %error, "signals cannot be heard here, and stop no worker");
             None
         });
-        Self { token: Some(token.clone()), signals }
+        Self { token: Some(token.clone()), signals, signalled: false }
     }
 
     /// Waits for the next time.
-    pub(crate) async fn requested(&mut self) {
-        let Self { token, signals } = self;
+    pub(crate) async fn requested(&mut self) -> Heard {
+        let Self { token, signals, signalled } = self;
         let cancelled = async {
             match token {
                 Some(token) => token.cancelled().await,
                 None => pending().await,
             }
         };
-        let signalled = async {
+        let next = async {
             match signals {
                 Some(signals) => signals.next().await,
                 None => pending().await,
             }
         };
         tokio::select! {
-            () = cancelled => {}
-            () = signalled => return,
+            () = cancelled => {
+                self.token = None;
+                Heard::Stop
+            }
+            () = next => match std::mem::replace(signalled, true) {
+                false => Heard::Stop,
+                true => Heard::End,
+            }
         }
-        self.token = None;
     }
 }
 

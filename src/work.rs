@@ -31,7 +31,7 @@ use crate::{
     metrics::{self, Gauges},
     serve::{First, LONGEST, Order, Unclaimed, first},
     settle::{Settling, settle, settle_apart},
-    stop::Stop,
+    stop::{Heard, Stop},
 };
 
 /// How long handlers that were aborted may take to end: those that do not, block.
@@ -146,9 +146,10 @@ impl<T: Send + Sync + 'static> Work<T> {
             let (wake_up, over) = (self.wake_up(), self.stopping);
             tokio::select! {
                 biased;
-                () = stop.requested() => match self.stopping {
-                    None => self.stop("it was told to"),
-                    Some(_) => break,
+                heard = stop.requested() => match heard {
+                    Heard::Stop if self.stopping.is_none() => self.stop("it was told to"),
+                    Heard::Stop => {}
+                    Heard::End => break,
                 },
                 settled = next(&mut self.settling) => self.settled(settled),
                 taken = self.taking.next() => self.taken(taken),

@@ -78,7 +78,8 @@ pub(crate) type After<T> = Box<dyn Fn(&Delivery<T>, &Handled<'_>) + Send + Sync>
 /// # Its end
 /// On SIGTERM, SIGINT or a [token](Self::stop_on) it takes nothing new, and waits for its handlers, as
 /// long as the [grace](Self::grace) lasts. Then they are aborted, and their messages go back to the
-/// front of their facets, which is no attempt. A second signal ends the wait at once.
+/// front of their facets, which is no attempt. A second signal ends the wait at once; a token that is
+/// cancelled after the first one is none.
 #[must_use = "a worker does nothing until `run` is awaited"]
 pub struct Worker<T = Value> {
     pub(crate) core: Arc<Core>,

@@ -985,3 +985,43 @@ async fn a_message_that_panics_when_it_is_dropped_takes_nobody_along() {
     assert_eq!(done, report(3, |report| report.acked = 3));
     end(space, &queue).await;
 }
+
+#[tokio::test]
+async fn a_token_that_the_same_signal_cancels_is_no_second_signal() {
+    if let Some(dir) = other_process() {
+        let url = std::fs::read_to_string(dir.join("url")).unwrap();
+        let broker: fairlane::Broker =
+            fairlane::Broker::builder().redis(url).connect().await.unwrap();
+        let stop = CancellationToken::new();
+        let (cancels, started) = (stop.clone(), dir.join("started"));
+        tokio::spawn(async move {
+            use tokio::signal::unix::{SignalKind, signal};
+            signal(SignalKind::terminate()).unwrap().recv().await;
+            sleep(50 * MS).await; // As a program that does something else first.
+            cancels.cancel();
+        });
+        let worker = broker.queue("q").worker(move |_delivery| {
+            std::fs::write(&started, "").unwrap();
+            async {
+                sleep(SECOND).await;
+                Ok::<_, Any>(())
+            }
+        });
+        let done = worker.stop_on(stop).run().await.unwrap();
+        std::fs::write(dir.join("report"), format!("{} {}", done.acked, done.given_back)).unwrap();
+        return;
+    }
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 1).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("url"), server.url()).unwrap();
+    let test = "worker::a_token_that_the_same_signal_cancels_is_no_second_signal";
+    let mut process = another_process(test, dir.path()).stderr(Stdio::inherit()).spawn().unwrap();
+    until("a handler runs", async || dir.path().join("started").exists()).await;
+    let id = process.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert!(process.wait().unwrap().success());
+    assert_eq!(std::fs::read_to_string(dir.path().join("report")).unwrap(), "1 0");
+}
