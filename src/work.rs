@@ -26,7 +26,7 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use crate::{
     Delivery, Error, Handled, Outcome, Report, Token, Worker,
     delivery::end,
-    error::Result,
+    error::{Cause, Result},
     link::Pause,
     metrics::{self, Gauges},
     serve::{First, LONGEST, Order, Unclaimed, first},
@@ -38,11 +38,11 @@ use crate::{
 const ABORTED: Duration = Duration::from_secs(1);
 /// How long giving back may take at the end.
 const GIVING_BACK: Duration = Duration::from_secs(2);
+/// Why something is not settled at the end.
+const ENDED: &str = "the worker has ended before a reply came";
 
 /// What a handler returned, or the text of its error; and how long it took.
 type Returned = (Result<Outcome, String>, Duration);
-/// What became of what was to be settled.
-type Settled<T> = Vec<(Ended<T>, Result<()>)>;
 
 /// A worker at work.
 pub(crate) struct Work<T> {
@@ -53,7 +53,9 @@ pub(crate) struct Work<T> {
     /// What handlers have ended with, to be settled.
     ended: Vec<Ended<T>>,
     taking: Taking,
-    settling: Option<BoxFuture<'static, Settled<T>>>,
+    settling: Option<BoxFuture<'static, Vec<Result<()>>>>,
+    /// What is settled by that, in its order.
+    in_settling: Vec<Ended<T>>,
     extending: Option<BoxFuture<'static, Extended>>,
     /// After a settling that did not reach Redis.
     settle_at: Option<Instant>,
@@ -118,6 +120,7 @@ impl<T: Send + Sync + 'static> Work<T> {
             ended: Vec::new(),
             taking: Taking::No,
             settling: None,
+            in_settling: Vec::new(),
             extending: None,
             settle_at: None,
             pause: Pause::default(),
@@ -151,7 +154,7 @@ impl<T: Send + Sync + 'static> Work<T> {
                     Heard::Stop => {}
                     Heard::End => break,
                 },
-                settled = next(&mut self.settling) => self.settled(settled),
+                outcomes = next(&mut self.settling) => self.settled(outcomes),
                 taken = self.taking.next() => self.taken(taken),
                 extended = next(&mut self.extending) => self.extended(extended),
                 Some(joined) = self.handlers.join_next_with_id() => {
@@ -339,26 +342,27 @@ impl<T: Send + Sync + 'static> Work<T> {
                 None => groups.push(vec![ended]),
             }
         }
-        let core = self.worker.core.clone();
-        self.settling = Some(Box::pin(async move {
-            let calls = groups.into_iter().map(|mut group| async {
-                // What was leased together goes as one group; what goes back to the front, in its order.
-                group.sort_by_key(|ended| {
-                    let token = ended.delivery.token();
-                    (token.queue.clone(), token.lease, token.id)
-                });
-                let tokens: Vec<_> =
-                    group.iter().map(|ended| ended.delivery.token().clone()).collect();
-                let outcomes = settle_apart(&core, &group[0].settling, &tokens).await;
-                group.into_iter().zip(outcomes).collect::<Vec<_>>()
+        // What was leased together goes as one group; what goes back to the front, in its order.
+        for group in &mut groups {
+            group.sort_by_key(|ended| {
+                let token = ended.delivery.token();
+                (token.queue.clone(), token.lease, token.id)
             });
-            join_all(calls).await.into_iter().flatten().collect()
-        }));
+        }
+        let token = |ended: &Ended<T>| ended.delivery.token().clone();
+        let calls = groups.iter().map(|group| {
+            let tokens: Vec<_> = group.iter().map(token).collect();
+            let (core, how) = (self.worker.core.clone(), group[0].settling.clone());
+            async move { settle_apart(&core, &how, &tokens).await }
+        });
+        let calls = join_all(calls);
+        self.settling = Some(Box::pin(async move { calls.await.into_iter().flatten().collect() }));
+        self.in_settling = groups.into_iter().flatten().collect();
     }
 
-    fn settled(&mut self, settled: Settled<T>) {
+    fn settled(&mut self, outcomes: Vec<Result<()>>) {
         let now = std::time::Instant::now();
-        for (mut ended, outcome) in settled {
+        for (mut ended, outcome) in take(&mut self.in_settling).into_iter().zip(outcomes) {
             let there = ended.delivery.expires_at() > now;
             match outcome {
                 // Redis is away: again, as long as the lease can be there.
@@ -500,15 +504,19 @@ impl<T: Send + Sync + 'static> Work<T> {
             self.settle();
             tokio::select! {
                 taken = self.taking.next() => self.taken(taken),
-                settled = next(&mut self.settling) => self.settled(settled),
+                outcomes = next(&mut self.settling) => self.settled(outcomes),
                 () = until(self.settle_at) => self.settle_at = None,
                 () = sleep_until(end) => break,
             }
         }
         // Redis is away: it comes back when the leases end.
+        for ended in take(&mut self.in_settling) {
+            self.over(ended, Some(Err(Error::MaybeApplied(Cause::timeout(ENDED)))));
+        }
         for ended in take(&mut self.ended) {
-            let error = Error::not_made();
-            self.over(ended, Some(Err(error)));
+            let cause = Cause::timeout(ENDED);
+            let error = if ended.doubtful { Error::MaybeApplied } else { Error::NotSent };
+            self.over(ended, Some(Err(error(cause))));
         }
     }
 }

@@ -1025,3 +1025,37 @@ async fn a_token_that_the_same_signal_cancels_is_no_second_signal() {
     assert!(process.wait().unwrap().success());
     assert_eq!(std::fs::read_to_string(dir.path().join("report")).unwrap(), "1 0");
 }
+
+#[tokio::test]
+async fn what_is_on_its_way_to_be_settled_at_the_end_is_reported_as_unsettled() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 4).await;
+    let (stop, after) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+    let (busy, told) = (Busy::default(), after.clone());
+    let handler = busy.clone();
+    let worker = queue
+        .worker(move |_delivery| {
+            let busy = handler.clone();
+            async move {
+                busy.for_(300 * MS).await;
+                Ok::<_, Any>(())
+            }
+        })
+        .after(move |_, handled| {
+            assert!(handled.settled.is_err());
+            told.fetch_add(1, Ordering::SeqCst);
+        })
+        .concurrency(4)
+        .grace(500 * MS)
+        .stop_on(stop.clone());
+    let working = tokio::spawn(worker.run());
+    until("four handlers run", async || busy.now() == 4).await;
+    proxy.silence();
+    stop.cancel();
+    let done = working.await.unwrap().unwrap();
+    assert_eq!(done, report(4, |report| report.unsettled = 4));
+    assert_eq!(after.load(Ordering::SeqCst), 4);
+}
