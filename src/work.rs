@@ -365,16 +365,14 @@ impl<T: Send + Sync + 'static> Work<T> {
         for (mut ended, outcome) in take(&mut self.in_settling).into_iter().zip(outcomes) {
             let there = ended.delivery.expires_at() > now;
             match outcome {
-                // Redis is away: again, as long as the lease can be there.
-                Err(Error::NotSent(_)) if there => self.ended.push(ended),
-                Err(Error::MaybeApplied(_)) if there => {
-                    ended.doubtful = true;
+                // Redis is away, or busy: again, as long as the lease can be there.
+                Err(error) if there && passes(&error) && !error.is_of_one() => {
+                    ended.doubtful |= matches!(error, Error::MaybeApplied(_));
                     self.ended.push(ended);
                 }
-                // The call that had no answer may have settled it.
-                Err(error @ Error::LeaseLost(_)) if ended.doubtful => {
-                    debug!(target: "fairlane", %error, "settled before, or lost");
-                    self.over(ended, Some(Err(error)));
+                Err(Error::LeaseLost(_)) if ended.doubtful => {
+                    let cause = Cause::new("a call without a reply may have settled it before");
+                    self.over(ended, Some(Err(Error::MaybeApplied(cause))));
                 }
                 Err(Error::LeaseLost(_)) => self.over(ended, None),
                 Err(Error::NotSent(_)) if !ended.doubtful => self.over(ended, None),
@@ -398,7 +396,7 @@ impl<T: Send + Sync + 'static> Work<T> {
                     warn!(target: "fairlane", reason, "failed");
                 }
             }
-            Err(Error::LeaseLost(_)) if !ended.doubtful => {
+            Err(Error::LeaseLost(_)) => {
                 delivery.lose();
                 self.report.lost += 1;
                 warn!(target: "fairlane", "its lease was lost before its handler had ended");

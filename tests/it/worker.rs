@@ -1059,3 +1059,65 @@ async fn what_is_on_its_way_to_be_settled_at_the_end_is_reported_as_unsettled() 
     assert_eq!(done, report(4, |report| report.unsettled = 4));
     assert_eq!(after.load(Ordering::SeqCst), 4);
 }
+
+#[tokio::test]
+async fn what_redis_is_too_busy_to_settle_is_settled_when_it_is_not() {
+    let server = Server::start(&["--busy-reply-threshold", "10"]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 4).await;
+    let (stop, busy) = (CancellationToken::new(), Busy::default());
+    let handler = busy.clone();
+    let worker = queue
+        .worker(move |_delivery| {
+            let busy = handler.clone();
+            async move {
+                busy.for_(200 * MS).await;
+                Ok::<_, Any>(())
+            }
+        })
+        .stop_on(stop.clone());
+    let working = tokio::spawn(worker.run());
+    until("four handlers run", async || busy.now() == 4).await;
+    // Somebody else's.
+    let slow = "while redis.call('TIME')[1] < ARGV[1] do end";
+    let end = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let end = (end.as_secs() + 2).to_string();
+    let mut other = server.client().get_multiplexed_async_connection().await.unwrap();
+    let slow = redis::cmd("EVAL").arg(slow).arg(0).arg(end).exec_async(&mut other).await;
+    assert!(slow.is_err(), "that client does not wait as long as it takes");
+    until("all are done", async || queue.stats().await.is_ok_and(|stats| stats.acked == 4)).await;
+    stop.cancel();
+    let done = working.await.unwrap().unwrap();
+    assert_eq!(done, report(4, |report| report.acked = 4));
+}
+
+#[tokio::test]
+async fn a_hook_is_not_told_that_a_lease_was_lost_where_a_call_without_a_reply_may_have_settled_it()
+{
+    let server = Server::start(&[]).await;
+    let proxy = Arc::new(Proxy::to(&server).await);
+    let broker = proxy.builder().deadline(300 * MS).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 2).await;
+    let first = queue.lease().await.unwrap().unwrap(); // Redis has the scripts after that.
+    first.ack().await.unwrap();
+    let silent = proxy.clone();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let record = told.clone();
+    let worker = queue
+        .worker(move |_delivery| {
+            silent.silence();
+            async { Ok::<_, Any>(()) }
+        })
+        .after(move |_, handled| record.lock().unwrap().push(handled.settled.clone()));
+    let stop = CancellationToken::new();
+    let working = tokio::spawn(worker.stop_on(stop.clone()).run());
+    until("it is over", async || !told.lock().unwrap().is_empty()).await;
+    stop.cancel();
+    assert_eq!(working.await.unwrap().unwrap(), report(1, |report| report.unsettled = 1));
+    let told = told.lock().unwrap().clone();
+    assert!(matches!(told[..], [Err(Error::MaybeApplied(_))]), "{told:?}");
+    let stats = server.builder().connect().await.unwrap().queue("q").stats().await.unwrap();
+    assert_eq!((stats.acked, stats.waiting, stats.leased), (2, 0, 0));
+}
