@@ -37,6 +37,8 @@ pub(crate) struct Reply {
     pub(crate) value: Value,
     /// Whether an earlier try may have been carried out already.
     pub(crate) repeated: bool,
+    /// Before the try that was answered was sent.
+    pub(crate) sent: std::time::Instant,
 }
 
 #[derive(Debug)]
@@ -120,9 +122,10 @@ impl Connection {
             if Instant::now() >= end {
                 return Err(lost(repeated, Cause::timeout("no time was left to send it")));
             }
+            let sent = std::time::Instant::now();
             let mut sending = live.multiplexed.clone();
             let error = match timeout_at(end, send(&mut sending, command)).await {
-                Ok(Ok(value)) => return Ok(Reply { value, repeated }),
+                Ok(Ok(value)) => return Ok(Reply { value, repeated, sent }),
                 Ok(Err(error)) => error,
                 Err(_) => {
                     self.discard(&live); // A silent link does not break by itself.

@@ -131,9 +131,9 @@ async fn part(
     if let Some(length) = length {
         command.arg(length.as_millis() as u64);
     }
-    let asked = std::time::Instant::now();
     let reply = core.call_until(script, &command, Repeat::Never, end).await;
     let reply = reply.map_err(|error| error.of(queue))?;
+    let asked = reply.sent; // It may have waited for Redis before that.
     let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
     let mut next = || values.next().ok_or_else(|| unexpected("a reply that ends too soon"));
     let ended = match read::<u8>(next()?)? {

@@ -1121,3 +1121,25 @@ async fn a_hook_is_not_told_that_a_lease_was_lost_where_a_call_without_a_reply_m
     let stats = server.builder().connect().await.unwrap().queue("q").stats().await.unwrap();
     assert_eq!((stats.acked, stats.waiting, stats.leased), (2, 0, 0));
 }
+
+#[tokio::test]
+async fn a_lease_that_waited_for_redis_lasts_from_when_it_was_sent() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 4).await;
+    proxy.refuse(true);
+    sleep(50 * MS).await;
+    let worker = queue
+        .worker(move |_delivery| async move {
+            sleep(100 * MS).await;
+            Ok::<_, Any>(())
+        })
+        .lasting(500 * MS);
+    let working = tokio::spawn(worker.run_until_empty());
+    sleep(700 * MS).await;
+    proxy.refuse(false);
+    let done = working.await.unwrap().unwrap();
+    assert_eq!(done, report(4, |report| report.acked = 4));
+}
