@@ -237,7 +237,7 @@ impl<T: Send + Sync + 'static> Work<T> {
         let before = std::mem::replace(&mut self.taking, Taking::No);
         match (taken, before) {
             (Ok(Some(First::Served(served))), _) => {
-                (self.pause, self.empty) = (Pause::default(), false);
+                self.empty = false;
                 self.start(served);
             }
             // It stops.
@@ -270,18 +270,21 @@ impl<T: Send + Sync + 'static> Work<T> {
         }
     }
 
-    /// Starts a handler for each of these. One that stops gives them back.
+    /// Starts a handler for each of these. One that stops gives them back; so does another one what
+    /// came so late that its lease has ended, since somebody else may have it.
     fn start(&mut self, served: Unclaimed) {
         let (queue, taken) = served.claim();
         let worker = &self.worker;
-        let extend_at =
-            taken.first().map(|taken| Instant::from_std(taken.asked) + worker.length / 3);
+        let mut late = 0;
         for taken in taken {
             self.report.leased += 1;
+            let extend_at = Instant::from_std(taken.asked) + worker.length / 3;
             let delivery =
                 Arc::new(Delivery::new(&worker.core, &queue, worker.length, &worker.decode, taken));
             let span = span(&delivery);
-            if self.stopping.is_some() {
+            let ended = delivery.expires_at() <= std::time::Instant::now();
+            late += u32::from(ended);
+            if ended || self.stopping.is_some() {
                 self.ended.push(Ended::given_back(delivery, span, Duration::ZERO));
                 continue;
             }
@@ -292,8 +295,14 @@ impl<T: Send + Sync + 'static> Work<T> {
                 (outcome, begun.elapsed())
             };
             let id = self.handlers.spawn(handling.instrument(span.clone())).id();
-            let extend_at = extend_at.unwrap_or(begun);
             self.running.insert(id, InHand { delivery, span, begun, extend_at, lost: false });
+        }
+        if late > 0 {
+            let length = worker.length;
+            warn!(target: "fairlane", queue = &*queue, late, ?length, "leases had ended when they came");
+            self.taking = Taking::Paused(Instant::now() + self.pause.next());
+        } else {
+            self.pause = Pause::default();
         }
     }
 

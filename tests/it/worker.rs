@@ -1143,3 +1143,32 @@ async fn a_lease_that_waited_for_redis_lasts_from_when_it_was_sent() {
     let done = working.await.unwrap().unwrap();
     assert_eq!(done, report(4, |report| report.acked = 4));
 }
+
+#[tokio::test]
+async fn what_arrives_when_its_lease_has_ended_is_not_handled() {
+    let server = Server::start(&[]).await;
+    let proxy = Arc::new(Proxy::to(&server).await);
+    let broker = proxy.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 5).await;
+    let first = queue.lease().await.unwrap().unwrap(); // Redis has the scripts after that.
+    first.ack().await.unwrap();
+    proxy.delay(400 * MS);
+    let handled = Arc::new(AtomicU64::new(0));
+    let count = handled.clone();
+    let worker = queue
+        .worker(move |_delivery| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async { Ok::<_, Any>(()) }
+        })
+        .lasting(300 * MS);
+    let stop = CancellationToken::new();
+    let working = tokio::spawn(worker.stop_on(stop.clone()).run());
+    sleep(SECOND).await;
+    assert_eq!(handled.load(Ordering::SeqCst), 0);
+    proxy.delay(Duration::ZERO);
+    until("all are done", async || handled.load(Ordering::SeqCst) == 4).await;
+    stop.cancel();
+    let done = working.await.unwrap().unwrap();
+    assert_eq!((done.acked, done.lost + done.given_back), (4, done.leased - 4), "{done:?}");
+}
