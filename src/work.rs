@@ -64,10 +64,6 @@ pub(crate) struct Work<T> {
     stopping: Option<Instant>,
     /// What ended it.
     failed: Option<Error>,
-    /// Whether the queues were asked while nothing was in hand: what they had then is all there is.
-    asked_idle: bool,
-    /// Whether they had nothing the last time.
-    empty: bool,
     report: Report,
 }
 
@@ -126,8 +122,6 @@ impl<T: Send + Sync + 'static> Work<T> {
             pause: Pause::default(),
             stopping: None,
             failed: None,
-            asked_idle: false,
-            empty: false,
             report: Report::default(),
         }
     }
@@ -206,7 +200,8 @@ impl<T: Send + Sync + 'static> Work<T> {
         if free == 0 || source.is_empty() {
             return None;
         }
-        let wait = if self.until_empty { Duration::ZERO } else { LONGEST };
+        // What is in hand may come back, or lead to more: what is there without it is all there is.
+        let wait = if self.until_empty && self.is_idle() { Duration::ZERO } else { LONGEST };
         let order = Order::new(source, free, Some(worker.length));
         Some(Order { most_of, wait, ..order })
     }
@@ -214,30 +209,28 @@ impl<T: Send + Sync + 'static> Work<T> {
     fn take(&mut self) {
         match &self.taking {
             Taking::Asking(..) | Taking::Paused(_) => return,
-            // A queue that has room again is to be waited for, too.
+            // A queue that has room again is to be waited for, too; or there is nothing to wait for.
             Taking::Waiting(waiting, _, stop) => {
-                if self.order().is_some_and(|order| !order.source.is_part_of(&waiting.source)) {
+                let other = |order: Order| {
+                    order.wait.is_zero() || !order.source.is_part_of(&waiting.source)
+                };
+                if self.order().is_some_and(other) {
                     stop.cancel();
                 }
                 return;
             }
             Taking::No => {}
         }
-        if self.until_empty && self.empty && !self.is_idle() {
-            return; // What is in hand may come back, and only then is it worth asking.
-        }
         let Some(order) = self.order().map(Arc::new) else { return };
         let (core, asked) = (self.worker.core.clone(), order.clone());
         let asking = Box::pin(async move { first(&core, &asked).await });
         self.taking = Taking::Asking(order, asking);
-        self.asked_idle = self.is_idle();
     }
 
     fn taken(&mut self, taken: Result<Option<First>>) {
         let before = std::mem::replace(&mut self.taking, Taking::No);
         match (taken, before) {
             (Ok(Some(First::Served(served))), _) => {
-                self.empty = false;
                 self.start(served);
             }
             // It stops.
@@ -245,10 +238,9 @@ impl<T: Send + Sync + 'static> Work<T> {
             (Err(error), _) if self.stopping.is_some() => {
                 debug!(target: "fairlane", %error, "the last lease failed");
             }
-            (Ok(Some(First::Nothing(_))), _) if self.until_empty => match self.asked_idle {
-                true => self.stop("nothing can be served now"),
-                false => self.empty = true,
-            },
+            (Ok(Some(First::Nothing(_))), Taking::Asking(order, _)) if order.wait.is_zero() => {
+                self.stop("nothing can be served now");
+            }
             (Ok(Some(First::Nothing(waiting))), Taking::Asking(order, _)) => {
                 let (core, waited) = (self.worker.core.clone(), order.clone());
                 let (until, stop) = (Instant::now() + order.wait, CancellationToken::new());

@@ -1172,3 +1172,50 @@ async fn what_arrives_when_its_lease_has_ended_is_not_handled() {
     let done = working.await.unwrap().unwrap();
     assert_eq!((done.acked, done.lost + done.given_back), (4, done.leased - 4), "{done:?}");
 }
+
+#[tokio::test]
+async fn until_empty_a_slow_handler_does_not_keep_what_its_own_or_another_limit_frees() {
+    let (space, queue) = Space::with_queue().await;
+    queue.configure(|queue| queue.facets.max_leased = Some(1)).await.unwrap();
+    deliver(&space.broker, "slow", 3).await;
+    deliver(&space.broker, "quick", 10).await;
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let record = order.clone();
+    let worker = queue.worker(move |delivery| {
+        let record = record.clone();
+        async move {
+            sleep(if delivery.facet() == "slow" { 300 * MS } else { MS }).await;
+            record.lock().unwrap().push(delivery.facet().to_owned());
+            Ok::<_, Any>(())
+        }
+    });
+    let done = worker.run_until_empty().await.unwrap();
+    assert_eq!(done, report(13, |report| report.acked = 13));
+    let order = order.lock().unwrap().clone();
+    assert!(order[..10].iter().all(|facet| facet == "quick"), "{order:?}");
+    end(space, &queue).await;
+}
+
+#[tokio::test]
+async fn until_empty_a_handler_may_wait_for_what_it_delivers() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 1).await;
+    let broker = space.broker.clone();
+    let second = CancellationToken::new();
+    let worker = queue.worker(move |delivery| {
+        let (broker, second) = (broker.clone(), second.clone());
+        async move {
+            if delivery.facet() == "a" {
+                sleep(50 * MS).await;
+                broker.deliver(&message("b", "t", 0)).await?;
+                second.cancelled().await;
+            } else {
+                second.cancel();
+            }
+            Ok::<_, Any>(())
+        }
+    });
+    let done = tokio::time::timeout(3 * SECOND, worker.run_until_empty()).await;
+    assert_eq!(done.unwrap().unwrap().acked, 2);
+    space.end().await;
+}
