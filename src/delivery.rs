@@ -235,7 +235,7 @@ impl<T> Delivery<T> {
     /// else may have it.
     ///
     /// [`extend`](Self::extend) finds out, and a [`Worker`](crate::Worker), which extends the leases of
-    /// what its handlers have in hand. Where neither is there, [`expires_at`](Self::expires_at) says
+    /// what its handlers have in hand, and gives it back when its grace is over. Where neither is there, [`expires_at`](Self::expires_at) says
     /// when it ends.
     pub fn lost(&self) -> &CancellationToken {
         self.lost.get_or_init(CancellationToken::new)

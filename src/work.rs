@@ -488,8 +488,11 @@ impl<T: Send + Sync + 'static> Work<T> {
         while let Ok(Some(joined)) = timeout_at(end, self.handlers.join_next_with_id()).await {
             self.ended(joined); // It may have ended by itself.
         }
-        let end = Instant::now() + GIVING_BACK;
+        let (end, blocked) = (Instant::now() + GIVING_BACK, !self.handlers.is_empty());
         for InHand { delivery, span, begun, lost, .. } in take(&mut self.running).into_values() {
+            if blocked {
+                delivery.lost().cancel(); // Somebody else gets it, and a handler that blocks may look.
+            }
             let ended = Ended::given_back(delivery, span, begun.elapsed());
             match lost {
                 true => self.over(ended, None),

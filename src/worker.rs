@@ -201,8 +201,9 @@ impl<T: Send + Sync + 'static> Worker<T> {
         self
     }
 
-    /// Calls this when a message has been settled, or could not be. There can be several. It should be
-    /// quick: the worker waits for it.
+    /// Calls this when a message has been settled, or could not be; also for one that was given back
+    /// before its handler, and what is called [before](Self::before) it, began. There can be several. It
+    /// should be quick: the worker waits for it.
     pub fn after(
         mut self,
         hook: impl Fn(&Delivery<T>, &Handled<'_>) + Send + Sync + 'static,

@@ -1220,3 +1220,38 @@ async fn until_empty_a_handler_may_wait_for_what_it_delivers() {
     assert_eq!(done.unwrap().unwrap().acked, 2);
     space.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handler_that_blocks_is_told_when_its_message_is_given_back() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 1).await;
+    let (stop, busy, told) =
+        (CancellationToken::new(), Busy::default(), Arc::new(AtomicBool::new(false)));
+    let (handler, record) = (busy.clone(), told.clone());
+    let worker = queue
+        .worker(move |delivery| {
+            let (busy, told) = (handler.clone(), record.clone());
+            async move {
+                busy.now.fetch_add(1, Ordering::SeqCst);
+                let begun = Instant::now();
+                while !delivery.lost().is_cancelled() && begun.elapsed() < 5 * SECOND {
+                    std::thread::sleep(5 * MS);
+                }
+                told.store(delivery.lost().is_cancelled(), Ordering::SeqCst);
+                busy.now.fetch_sub(1, Ordering::SeqCst);
+                Ok::<_, Any>(())
+            }
+        })
+        .grace(50 * MS)
+        .stop_on(stop.clone());
+    let working = tokio::spawn(worker.run());
+    until("the handler runs", async || busy.now() == 1).await;
+    stop.cancel();
+    assert_eq!(working.await.unwrap().unwrap(), report(1, |report| report.given_back = 1));
+    until("the handler has ended", async || busy.now() == 0).await;
+    assert!(told.load(Ordering::SeqCst));
+    let again = queue.lease().await.unwrap().unwrap();
+    assert_eq!(again.attempt().get(), 1);
+    again.ack().await.unwrap();
+    space.end().await;
+}
