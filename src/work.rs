@@ -30,7 +30,7 @@ use crate::{
     link::Pause,
     metrics::{self, Gauges},
     serve::{First, LONGEST, Order, Unclaimed, first},
-    settle::{Settling, settle, settle_apart},
+    settle::{Settling, settle_apart},
     stop::{Heard, Stop},
 };
 
@@ -103,7 +103,7 @@ enum Taking {
 struct Extended {
     tokens: Vec<(Id, Token)>,
     asked: std::time::Instant,
-    lost: Result<Vec<Token>>,
+    outcomes: Vec<Result<()>>,
 }
 
 impl<T: Send + Sync + 'static> Work<T> {
@@ -438,24 +438,30 @@ impl<T: Send + Sync + 'static> Work<T> {
         self.extending = Some(Box::pin(async move {
             let asked = std::time::Instant::now();
             let all: Vec<_> = tokens.iter().map(|(_, token)| token.clone()).collect();
-            let lost = settle(&core, &Settling::Extend { length }, &all).await;
-            Extended { tokens, asked, lost }
+            let outcomes = settle_apart(&core, &Settling::Extend { length }, &all).await;
+            Extended { tokens, asked, outcomes }
         }));
     }
 
-    fn extended(&mut self, Extended { tokens, asked, lost }: Extended) {
+    fn extended(&mut self, Extended { tokens, asked, outcomes }: Extended) {
         let length = self.worker.length;
-        let lost = lost.map_err(|error| warn!(target: "fairlane", %error, "leases not extended"));
-        for (id, token) in tokens {
+        let (mut failed, mut why) = (0, None);
+        for ((id, _), outcome) in tokens.into_iter().zip(outcomes) {
             let Some(in_hand) = self.running.get_mut(&id) else { continue };
-            match &lost {
-                Ok(lost) if lost.contains(&token) => in_hand.lose(),
-                Ok(_) => {
+            match outcome {
+                Ok(()) => {
                     in_hand.delivery.extended(end(asked, length));
                     in_hand.extend_at = Instant::from_std(asked) + length / 3;
                 }
-                Err(()) => in_hand.extend_at = Instant::now() + length / 20,
+                Err(Error::LeaseLost(_)) => in_hand.lose(),
+                Err(error) => {
+                    in_hand.extend_at = Instant::now() + length / 20;
+                    (failed, why) = (failed + 1, Some(error));
+                }
             }
+        }
+        if let Some(error) = why {
+            warn!(target: "fairlane", failed, %error, "leases not extended");
         }
     }
 

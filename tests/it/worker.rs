@@ -1255,3 +1255,32 @@ async fn a_handler_that_blocks_is_told_when_its_message_is_given_back() {
     again.ack().await.unwrap();
     space.end().await;
 }
+
+#[tokio::test]
+async fn what_is_wrong_with_one_queue_keeps_no_lease_of_another_from_being_extended() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    for name in ["a", "b"] {
+        broker.register_queue(name, &format!("^{name}$")).await.unwrap();
+        broker.deliver(&message("f", name, 0)).await.unwrap();
+    }
+    let busy = Busy::default();
+    let handler = busy.clone();
+    let worker = broker
+        .in_order(["a", "b"])
+        .worker(move |_delivery| {
+            let busy = handler.clone();
+            async move {
+                busy.for_(SECOND).await;
+                Ok::<_, Any>(())
+            }
+        })
+        .lasting(300 * MS);
+    let working = tokio::spawn(worker.run());
+    until("both handlers run", async || busy.now() == 2).await;
+    server.run::<()>(&["SET", "{fairlane}:q:b:timers", "not fairlane's"]).await;
+    let error = working.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::WrongType(_)), "{error}");
+    let stats = broker.queue("a").stats().await.unwrap();
+    assert_eq!((stats.acked, stats.came_back, stats.leased), (1, 0, 0));
+}
