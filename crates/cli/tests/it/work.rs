@@ -150,10 +150,11 @@ fn of_two_workers_one_is_killed_and_only_what_it_held_is_done_twice() {
     let mut times = BTreeMap::<String, u64>::new();
     lines(&done).into_iter().for_each(|id| *times.entry(id).or_default() += 1);
     assert_eq!(times.len() as u64, MESSAGES, "nothing is lost");
-    let twice = times.values().filter(|times| **times > 1).count();
-    assert!(twice <= 4 && times.values().all(|times| *times <= 2), "{times:?}");
+    assert!(times.values().all(|times| *times <= 2), "{times:?}");
+    let twice = times.values().filter(|times| **times > 1).count() as u64;
+    // Four that ran, and as many whose acks were on their way with the lease of those.
     let came_back = stat(&terminal, "came_back");
-    assert!((twice as u64..=4).contains(&came_back), "{came_back}");
+    assert!((twice..=8).contains(&came_back), "{twice} of {came_back} that came back");
 }
 
 #[test]
