@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use fairlane::{Broker, Cursor};
+use fairlane::{AnyError, Broker, Cursor};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -18,10 +18,8 @@ struct Mail {
     sent: SystemTime,
 }
 
-type Any = Box<dyn std::error::Error + Send + Sync>;
-
 #[tokio::main]
-async fn main() -> Result<(), Any> {
+async fn main() -> Result<(), AnyError> {
     let dir = tempfile::tempdir()?;
     let broker = Broker::<Mail>::builder()
         .embedded(dir.path())
@@ -44,7 +42,7 @@ async fn main() -> Result<(), Any> {
     let record = took.clone();
     let worker = queue.worker(|delivery| async move {
         let mail = delivery.message()?; // One that does not decode fails, as any other error.
-        Ok::<_, Any>(send(mail).await?)
+        Ok::<_, AnyError>(send(mail).await?)
     });
     let worker = worker.before(move |delivery| {
         let took = delivery.message().ok().and_then(|mail| mail.sent.elapsed().ok());

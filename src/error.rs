@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, io, path::PathBuf, sync::Arc};
 
-use crate::{MessageId, Receipt};
+use crate::{MessageId, Receipt, Report};
 
 /// The result of every call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -62,6 +62,15 @@ pub enum Error {
         /// What arrived, in the order of turns. It is off the queue.
         pulled: Vec<Pulled>,
         /// What happened to the next part.
+        source: Box<Error>,
+    },
+    /// A [`Worker`](crate::Worker) has stopped because of `source`, after it had done what `report` says.
+    /// Mend that, and start it again.
+    #[error("the worker stopped after {} messages", report.leased)]
+    WorkerStopped {
+        /// What it did, until its last handler had ended.
+        report: Report,
+        /// Why it stopped.
         source: Box<Error>,
     },
     /// Mend the credentials, or the ACL of the user.

@@ -13,9 +13,11 @@ mod destroy;
 mod doctor;
 #[cfg(all(unix, feature = "embedded"))]
 mod embedded;
+mod ended;
 mod error;
 mod facet;
 mod gather;
+mod in_hand;
 mod keys;
 mod lease;
 mod link;
@@ -38,6 +40,7 @@ mod stats;
 mod stop;
 mod subscriptions;
 mod take;
+mod taking;
 #[cfg(all(unix, feature = "testing"))]
 pub mod testing;
 mod token;
@@ -54,7 +57,7 @@ pub use error::{Cause, Error, Invalid, Pulled, Refusal, Result, Undecodable};
 pub use facet::Facet;
 pub use lease::{Deliveries, Lease};
 pub use listener::{Heard, Listener, Missed};
-pub use message::{Headers, Message, MessageId, Receipt};
+pub use message::{AnyError, Headers, Message, MessageId, Receipt};
 pub use outcome::{Handled, Outcome, Report};
 pub use pull::Pull;
 pub use queue::Queue;
@@ -63,6 +66,7 @@ pub use routes::Route;
 pub use settings::{Backoff, FacetSettings, Overflow, QueueSettings, Rate};
 pub use stats::{Cursor, FacetState, FacetStats, Gate, Peeked, Stats, Why};
 pub use token::Token;
+pub use tokio_util::sync::CancellationToken;
 pub use worker::Worker;
 
 /// Says what a handle is, and nothing of what it holds: closures, connections, passwords.

@@ -303,8 +303,8 @@ impl<T: Serialize + DeserializeOwned> Form<T> {
     }
 }
 
-/// What an encoder or a decoder may fail with: any error, or a text.
-pub(crate) type AnyError = Box<dyn std::error::Error + Send + Sync>;
+/// What a handler, an encoder or a decoder may fail with: any error, or a text.
+pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl<T> Form<T> {
     pub(crate) fn encode<E: Into<AnyError>>(

@@ -117,12 +117,12 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// ```no_run
     /// # async fn send(_: &serde_json::Value) -> Result<(), std::io::Error> { Ok(()) }
-    /// # type Any = Box<dyn std::error::Error + Send + Sync>;
+    /// # use fairlane::AnyError;
     /// # async fn example(queue: fairlane::Queue) -> fairlane::Result<()> {
     /// let report = queue
     ///     .worker(|delivery| async move {
     ///         send(delivery.message()?).await?;
-    ///         Ok::<_, Any>(())
+    ///         Ok::<_, AnyError>(())
     ///     })
     ///     .concurrency(32)
     ///     .run() // until SIGTERM or SIGINT

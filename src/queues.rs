@@ -66,13 +66,13 @@ impl<T: Send + 'static> Queues<T> {
     /// much of one of them is in hand.
     ///
     /// ```no_run
-    /// # type Any = Box<dyn std::error::Error + Send + Sync>;
+    /// # use fairlane::AnyError;
     /// # async fn example(broker: fairlane::Broker) -> fairlane::Result<()> {
     /// let queues = broker.by_weight([("mails", 10.0), ("newsletters", 1.0)]);
     /// let report = queues
     ///     .worker(|delivery| async move {
     ///         println!("{} of {}", delivery.queue(), delivery.facet());
-    ///         Ok::<_, Any>(())
+    ///         Ok::<_, AnyError>(())
     ///     })
     ///     .concurrency_of("newsletters", 4)
     ///     .run()

@@ -4,17 +4,16 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use fairlane::{Broker, Cursor, Message, testing::TestServer};
+//! use fairlane::{AnyError, Broker, Cursor, Message, testing::TestServer};
 //! use serde_json::{Value, json};
 //!
-//! # type Any = Box<dyn std::error::Error + Send + Sync>;
 //! // What is to be tested: it sends a mail, and there is none without an address.
-//! async fn send(mail: &Value) -> Result<(), Any> {
+//! async fn send(mail: &Value) -> Result<(), AnyError> {
 //!     mail["to"].as_str().map(|_address| ()).ok_or("no address".into())
 //! }
 //!
 //! // #[tokio::test]
-//! async fn a_mail_without_an_address_is_given_up_after_two_attempts() -> Result<(), Any> {
+//! async fn a_mail_without_an_address_is_given_up_after_two_attempts() -> Result<(), AnyError> {
 //!     let server = TestServer::start().await?;
 //!     let broker: Broker = server.builder().connect().await?;
 //!     let mails = broker.register_queue("mails", "^mail:").await?;
@@ -37,7 +36,7 @@
 //!     assert_eq!((dead.len(), dead[0].reason.as_deref()), (1, Some("no address")));
 //!     Ok(())
 //! }
-//! # #[tokio::main] async fn main() -> Result<(), Any> {
+//! # #[tokio::main] async fn main() -> Result<(), AnyError> {
 //! # a_mail_without_an_address_is_given_up_after_two_attempts().await }
 //! ```
 //!

@@ -21,6 +21,8 @@ use crate::{
 
 /// How many handlers run at a time where nothing is said.
 const CONCURRENCY: usize = 32;
+/// The shortest lease: it has to be there for a few round trips, whatever else goes on.
+const LEAST: Duration = Duration::from_millis(100);
 /// How long a worker that stops waits for its handlers where nothing is said: what starts it often
 /// kills it after 30 seconds.
 const GRACE: Duration = Duration::from_secs(25);
@@ -37,16 +39,17 @@ pub(crate) type After<T> = Box<dyn Fn(&Delivery<T>, &Handled<'_>) + Send + Sync>
 /// [`Queues::worker`](crate::Queues::worker).
 ///
 /// ```no_run
-/// # use std::time::Duration;
-/// # use fairlane::Outcome;
+/// use std::time::Duration;
+///
+/// use fairlane::{AnyError, Outcome};
+///
 /// # struct Busy; async fn send(_: &serde_json::Value) -> Result<u16, std::io::Error> { Ok(200) }
-/// # type Any = Box<dyn std::error::Error + Send + Sync>;
-/// # async fn example(broker: fairlane::Broker) -> Result<(), Any> {
+/// # async fn example(broker: fairlane::Broker) -> Result<(), AnyError> {
 /// let queue = broker.register_queue("mails", "^mail:").await?;
 /// let report = queue
 ///     .worker(|delivery| async move {
 ///         let status = send(delivery.message()?).await?; // an error is another try, later
-///         Ok::<_, Any>(match status {
+///         Ok::<_, AnyError>(match status {
 ///             429 => Outcome::Hold(Duration::from_secs(60)), // nothing of this facet for a minute
 ///             404 => Outcome::Dead("there is no such mailbox".into()),
 ///             _ => Outcome::Ack,
@@ -60,12 +63,15 @@ pub(crate) type After<T> = Box<dyn Fn(&Delivery<T>, &Handled<'_>) + Send + Sync>
 /// ```
 ///
 /// # The handler
-/// It gets each message as an `Arc<Delivery>`, which it can look at and cannot settle: what it
-/// returns does. `Ok(())` acks, an error [fails](crate::Delivery::fail) with the backoff of the queue,
+/// It gets each message as an `Arc<Delivery>`, to look at: what it returns settles it, and nothing else
+/// should. `Ok(())` acks, an error [fails](crate::Delivery::fail) with the backoff of the queue,
 /// and an [`Outcome`] chooses. So does a panic fail, and the worker goes on; where decoding a body
 /// panics, [`Delivery::message`] is an error. It runs in a task of its
 /// own, within a span of `tracing` that has queue, facet, topic, id and attempt; where the message has
 /// a header `traceparent` (W3C), also its `trace_id` and `parent_id`.
+///
+/// A handler that blocks its thread holds up others, the worker itself too, and cannot be aborted: such
+/// work belongs into `tokio::task::spawn_blocking`.
 ///
 /// A worker leases only what it can start at once, and extends the leases while handlers run. When one
 /// is lost all the same, [`Delivery::lost`] is cancelled: the handler should end, and what it returns
@@ -91,7 +97,8 @@ pub struct Worker<T = Value> {
     pub(crate) concurrency_of: BTreeMap<Arc<str>, usize>,
     pub(crate) length: Duration,
     pub(crate) grace: Duration,
-    pub(crate) signals: bool,
+    /// Whether signals stop it; none for what is usual.
+    pub(crate) signals: Option<bool>,
     pub(crate) stop: CancellationToken,
     /// How many facets have series of their own.
     pub(crate) facets: usize,
@@ -130,7 +137,7 @@ impl<T: Send + Sync + 'static> Worker<T> {
             concurrency_of: BTreeMap::new(),
             length: LASTING,
             grace: GRACE,
-            signals: true,
+            signals: None,
             stop: CancellationToken::new(),
             facets: FACETS,
             before: Vec::new(),
@@ -150,7 +157,7 @@ impl<T: Send + Sync + 'static> Worker<T> {
         self
     }
 
-    /// The length of the leases, 1 ms to 12 h; they are extended after each third of it. A worker that
+    /// The length of the leases, 100 ms to 12 h; they are extended after each third of it. A worker that
     /// dies keeps its messages for as long. Defaults to 30 seconds.
     pub fn lasting(mut self, length: Duration) -> Self {
         self.length = length;
@@ -169,11 +176,11 @@ impl<T: Send + Sync + 'static> Worker<T> {
         self
     }
 
-    /// Leaves SIGTERM and SIGINT alone: a [token](Self::stop_on) stops it.
-    ///
-    /// Otherwise they stop this worker, and from then on no longer end the process by themselves.
-    pub fn without_signals(mut self) -> Self {
-        self.signals = false;
+    /// Whether SIGTERM and SIGINT stop it. Where they do, they no longer end the process by themselves
+    /// from then on, also when the worker has ended. Defaults to true with [`run`](Self::run), and to
+    /// false with [`run_until_empty`](Self::run_until_empty).
+    pub fn signals(mut self, stop: bool) -> Self {
+        self.signals = Some(stop);
         self
     }
 
@@ -212,7 +219,7 @@ impl<T: Send + Sync + 'static> Worker<T> {
         self
     }
 
-    /// Works until it is stopped, and reports what it did.
+    /// Works until it is stopped, by SIGTERM, SIGINT or a token, and reports what it did.
     ///
     /// When this future is dropped instead, its handlers are aborted, and what they had comes back when
     /// its lease ends.
@@ -220,7 +227,8 @@ impl<T: Send + Sync + 'static> Worker<T> {
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a setting that is out of its range, before anything is
     /// leased. Then those that waiting does not mend, as [`NoSuchQueue`](crate::Error::NoSuchQueue) or
-    /// [`Denied`](crate::Error::Denied): it stops as it does on a signal, and returns the error.
+    /// [`Denied`](crate::Error::Denied): it stops as it does on a signal, and returns the error; when it
+    /// had leased anything, as [`WorkerStopped`](crate::Error::WorkerStopped) with its report.
     pub async fn run(self) -> Result<Report> {
         self.check()?;
         Work::new(self, false).run().await
@@ -239,6 +247,10 @@ impl<T: Send + Sync + 'static> Worker<T> {
     fn check(&self) -> Result<(), Invalid> {
         self.source.check()?;
         check_length(self.length)?;
+        if self.length < LEAST {
+            let (what, range) = ("length of a worker's lease", "100 ms to 12 h");
+            return Err(Invalid::OutOfRange { what, range });
+        }
         let queues = self.source.queues();
         for (queue, most) in &self.concurrency_of {
             check_name(queue)?;

@@ -304,7 +304,7 @@ async fn what_a_worker_that_stops_gives_back_is_counted_so_and_not_as_handled() 
             Ok::<_, Any>(())
         }
     });
-    let worker = worker.stop_on(stop.clone()).without_signals().grace(Duration::ZERO);
+    let worker = worker.stop_on(stop.clone()).signals(false).grace(Duration::ZERO);
     let running = tokio::spawn(worker.run());
     begun.cancelled().await;
     stop.cancel();
@@ -330,7 +330,7 @@ async fn a_worker_that_runs_says_what_its_queues_have() {
             Ok::<_, Any>(())
         }
     });
-    let worker = worker.concurrency(2).stop_on(stop.clone()).without_signals();
+    let worker = worker.concurrency(2).stop_on(stop.clone()).signals(false);
     let running = tokio::spawn(worker.run());
     let gauge = |queue: &Queue, name| values(queue, name, None);
     let gauges = |queue| {

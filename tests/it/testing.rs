@@ -282,7 +282,7 @@ async fn a_worker_that_runs_serves_at_once_what_an_advance_makes_due() {
         done.cancel();
         async { Ok::<_, Any>(()) }
     });
-    let running = tokio::spawn(worker.stop_on(stop).without_signals().run());
+    let running = tokio::spawn(worker.stop_on(stop).signals(false).run());
     sleep(100 * MS).await;
     let begun = Instant::now();
     server.clock().advance(HOUR);

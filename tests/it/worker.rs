@@ -10,17 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlane::{Cursor, Death, Error, Invalid, Message, Outcome, Queue, QueueSettings, Report};
+use fairlane::{
+    AnyError, CancellationToken, Cursor, Death, Error, Invalid, Message, Outcome, Queue,
+    QueueSettings, Report,
+};
 use serde_json::json;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::support::{
     Log, Proxy, Server, Space, another_process, deliver, message, other_process, until,
 };
-
-type Any = Box<dyn std::error::Error + Send + Sync>;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -144,7 +144,7 @@ async fn a_body_that_does_not_decode_fails_with_the_reason_and_the_worker_goes_o
     let done = queue
         .worker(|delivery| async move {
             delivery.message()?;
-            Ok::<_, Any>(())
+            Ok::<_, AnyError>(())
         })
         .run_until_empty()
         .await
@@ -168,7 +168,7 @@ async fn it_leases_what_it_can_start_at_once_and_never_more() {
             let busy = handler.clone();
             async move {
                 busy.for_(5 * MS).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .concurrency(7);
@@ -195,7 +195,7 @@ async fn leases_are_extended_while_their_handlers_run() {
             sleep(if n % 2 == 0 { 900 * MS } else { 10 * MS }).await;
             assert!(delivery.expires_at() > Instant::now());
             assert!(!delivery.lost().is_cancelled());
-            Ok::<_, Any>(())
+            Ok::<_, AnyError>(())
         })
         .lasting(300 * MS);
     let working = tokio::spawn(worker.run_until_empty());
@@ -221,7 +221,7 @@ async fn a_handler_is_told_that_its_lease_is_lost_and_what_it_returns_is_counted
             let (told, clock, other) = (record.clone(), clock.clone(), other.clone());
             async move {
                 if delivery.attempt().get() > 1 {
-                    return Ok::<_, Any>(());
+                    return Ok::<_, AnyError>(());
                 }
                 // As if this machine had slept.
                 clock.advance(SECOND);
@@ -263,7 +263,7 @@ async fn each_queue_has_its_own_concurrency_and_others_go_on() {
                     "slow" => busy.for_(20 * MS).await,
                     _ => sleep(MS).await,
                 }
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .concurrency(8)
@@ -301,7 +301,7 @@ async fn a_queue_that_has_room_again_is_served_while_the_worker_waits_on_the_oth
                 if done.fetch_add(1, Ordering::SeqCst) == 5 {
                     last.cancel();
                 }
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .concurrency_of("slow", 1)
@@ -333,7 +333,7 @@ async fn queues_are_served_by_their_weights() {
             if counts.values().sum::<u64>() == 1000 {
                 last.cancel();
             }
-            async { Ok::<_, Any>(()) }
+            async { Ok::<_, AnyError>(()) }
         })
         .concurrency(4)
         .stop_on(stop);
@@ -359,7 +359,7 @@ async fn one_that_stops_waits_for_its_handlers_and_takes_nothing_new() {
             let busy = handler.clone();
             async move {
                 busy.for_(300 * MS).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .concurrency(4)
@@ -381,7 +381,7 @@ async fn one_that_has_nothing_to_do_costs_two_commands_a_window_for_each_of_its_
     for name in ["q", "r"] {
         broker.register_queue(name, name).await.unwrap();
     }
-    let worker = broker.in_order(["q", "r"]).worker(|_delivery| async { Ok::<_, Any>(()) });
+    let worker = broker.in_order(["q", "r"]).worker(|_delivery| async { Ok::<_, AnyError>(()) });
     let working = tokio::spawn(worker.run());
     until("it waits on both", async || server.blocked().await == 2).await;
     sleep(100 * MS).await;
@@ -407,7 +407,7 @@ async fn what_is_not_done_within_the_grace_goes_back_to_the_front_and_is_no_atte
             async move {
                 let n = delivery.message()?["n"].as_u64().unwrap();
                 busy.for_(if n == 2 { 50 * MS } else { 60 * SECOND }).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .concurrency(4)
@@ -441,7 +441,7 @@ async fn work_in(dir: std::path::PathBuf) {
                 let n = delivery.message()?["n"].as_u64().unwrap();
                 std::fs::write(started, "").unwrap();
                 sleep(if n == 0 { SECOND } else { 60 * SECOND }).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .run()
@@ -487,6 +487,32 @@ async fn a_signal_stops_it_gently_and_a_second_one_at_once() {
 }
 
 #[tokio::test]
+async fn signals_end_the_process_as_before_when_a_worker_has_run_until_empty() {
+    if let Some(dir) = other_process() {
+        let url = std::fs::read_to_string(dir.join("url")).unwrap();
+        let broker: fairlane::Broker =
+            fairlane::Broker::builder().redis(url).connect().await.unwrap();
+        let worker = broker.queue("q").worker(|_delivery| async { Ok::<_, AnyError>(()) });
+        assert_eq!(worker.run_until_empty().await.unwrap().acked, 1);
+        std::fs::write(dir.join("started"), "").unwrap();
+        return sleep(60 * SECOND).await;
+    }
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 1).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("url"), server.url()).unwrap();
+    let test = "worker::signals_end_the_process_as_before_when_a_worker_has_run_until_empty";
+    let mut process = another_process(test, dir.path()).spawn().unwrap();
+    until("it is done", async || dir.path().join("started").exists()).await;
+    let id = process.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let signal = std::os::unix::process::ExitStatusExt::signal(&process.wait().unwrap());
+    assert_eq!(signal, Some(15));
+}
+
+#[tokio::test]
 async fn while_redis_is_away_handlers_go_on_and_what_they_return_is_settled_later() {
     let server = Server::start(&["--appendonly", "yes"]).await;
     let broker = server.builder().deadline(200 * MS).connect().await.unwrap();
@@ -501,7 +527,7 @@ async fn while_redis_is_away_handlers_go_on_and_what_they_return_is_settled_late
             async move {
                 let n = delivery.message()?["n"].as_u64().unwrap();
                 busy.for_(if n < 4 { 300 * MS } else { MS }).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .concurrency(4)
@@ -541,7 +567,7 @@ async fn leases_that_end_while_redis_is_away_are_known_as_lost_when_their_handle
                     busy.for_(SECOND).await;
                     told.fetch_add(u64::from(delivery.lost().is_cancelled()), Ordering::SeqCst);
                 }
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .lasting(400 * MS)
@@ -574,7 +600,7 @@ async fn an_ack_and_the_next_lease_take_one_round_trip() {
     queue.configure(|queue| queue.facets.max_leased = Some(10)).await.unwrap();
     let trip = 50 * MS;
     proxy.delay(trip);
-    let worker = queue.worker(|_delivery| async { Ok::<_, Any>(()) }).concurrency(10);
+    let worker = queue.worker(|_delivery| async { Ok::<_, AnyError>(()) }).concurrency(10);
     let begun = Instant::now();
     let done = worker.run_until_empty().await.unwrap();
     assert_eq!(done, report(100, |report| report.acked = 100));
@@ -587,7 +613,7 @@ async fn an_ack_and_the_next_lease_take_one_round_trip() {
 async fn settings_out_of_their_range_are_refused_before_anything_is_leased() {
     let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
-    let worker = || queue.worker(|_delivery| async { Ok::<_, Any>(()) });
+    let worker = || queue.worker(|_delivery| async { Ok::<_, AnyError>(()) });
     for (worker, said) in [
         (worker().concurrency(0), "the concurrency is out of range"),
         (worker().concurrency(1001), "the concurrency is out of range"),
@@ -595,11 +621,15 @@ async fn settings_out_of_their_range_are_refused_before_anything_is_leased() {
         (worker().concurrency_of("other", 1), "the worker has no queue `other`"),
         (worker().concurrency_of("not a name", 1), "`not a name` is no name"),
         (worker().lasting(Duration::ZERO), "the length of the lease is out of range"),
+        (
+            worker().lasting(99 * MS),
+            "the length of a worker's lease is out of range: 100 ms to 12 h",
+        ),
     ] {
         let error = worker.run().await.unwrap_err();
         assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains(said), "{error}");
     }
-    let none = space.broker.in_order([""; 0]).worker(|_delivery| async { Ok::<_, Any>(()) });
+    let none = space.broker.in_order([""; 0]).worker(|_delivery| async { Ok::<_, AnyError>(()) });
     assert!(matches!(none.run().await, Err(Error::Invalid(Invalid::Empty { .. }))));
     assert_eq!(queue.pull_many(9).await.unwrap().len(), 1);
     space.end().await;
@@ -611,7 +641,7 @@ async fn an_outcome_that_cannot_be_is_a_failure_that_says_so() {
     queue.configure(|queue| queue.max_attempts = 1).await.unwrap();
     deliver(&space.broker, "a", 3).await;
     let worker = queue.worker(|delivery| async move {
-        Ok::<_, Any>(match delivery.message()?["n"].as_u64() {
+        Ok::<_, AnyError>(match delivery.message()?["n"].as_u64() {
             Some(0) => Outcome::Hold(Duration::ZERO),
             Some(1) => Outcome::AckCost(0.0),
             _ => Outcome::Retry(Duration::MAX),
@@ -630,7 +660,7 @@ async fn an_outcome_that_cannot_be_is_a_failure_that_says_so() {
 #[tokio::test]
 async fn a_queue_that_is_not_there_or_goes_ends_it_with_an_error_after_its_handlers() {
     let (space, queue) = Space::with_queue().await;
-    let worker = |queue: &Queue| queue.worker(|_delivery| async { Ok::<_, Any>(()) });
+    let worker = |queue: &Queue| queue.worker(|_delivery| async { Ok::<_, AnyError>(()) });
     let error = worker(&space.broker.queue("other")).run().await.unwrap_err();
     assert!(matches!(&error, Error::NoSuchQueue(name) if **name == *"other"), "{error}");
     deliver(&space.broker, "a", 1).await;
@@ -642,11 +672,14 @@ async fn a_queue_that_is_not_there_or_goes_ends_it_with_an_error_after_its_handl
             gone.destroy().await?;
             sleep(100 * MS).await;
             record.store(true, Ordering::SeqCst);
-            Ok::<_, Any>(())
+            Ok::<_, AnyError>(())
         }
     });
     let error = tokio::time::timeout(10 * SECOND, worker.run()).await.unwrap().unwrap_err();
-    assert!(matches!(error, Error::NoSuchQueue(_)), "{error}");
+    assert_eq!(error.to_string(), "the worker stopped after 1 messages");
+    let Error::WorkerStopped { report: done, source } = error else { panic!("{error}") };
+    assert_eq!(done, report(1, |report| report.lost = 1), "what it did is told, too");
+    assert!(matches!(*source, Error::NoSuchQueue(_)), "{source}");
     assert!(ended.load(Ordering::SeqCst));
     space.end().await;
 }
@@ -661,7 +694,7 @@ async fn hooks_see_each_message_before_and_after_and_one_that_panics_takes_nobod
     let worker = queue
         .worker(|delivery| async move {
             match delivery.message()?["n"].as_u64() {
-                Some(1) => Err(Any::from("no")),
+                Some(1) => Err(AnyError::from("no")),
                 _ => Ok(()),
             }
         })
@@ -700,7 +733,7 @@ async fn one_whose_future_is_dropped_leaves_its_messages_to_the_end_of_their_lea
         let busy = handler.clone();
         async move {
             busy.for_(60 * SECOND).await;
-            Ok::<_, Any>(())
+            Ok::<_, AnyError>(())
         }
     });
     let working = tokio::spawn(worker.run());
@@ -750,7 +783,7 @@ async fn whatever_handlers_do_and_however_often_workers_stop_each_message_is_don
                         let lot = (n * 31 + u64::from(delivery.attempt().get()) * 17 + seed) % 23;
                         tokio::task::yield_now().await;
                         Ok(match lot {
-                            0 => return Err(Any::from("by lot")),
+                            0 => return Err(AnyError::from("by lot")),
                             1 => panic!("by lot"),
                             2 => Outcome::Retry(Duration::ZERO),
                             3 => Outcome::Retry(2 * MS),
@@ -851,7 +884,7 @@ async fn one_that_stops_under_load_leaves_no_lease_behind_when_it_has_ended() {
     for round in 0..40 {
         let stop = CancellationToken::new();
         let worker = queue
-            .worker(|_delivery| async { Ok::<_, Any>(()) })
+            .worker(|_delivery| async { Ok::<_, AnyError>(()) })
             .concurrency(8)
             .stop_on(stop.clone());
         let (done, ()) = tokio::join!(worker.run(), async {
@@ -895,7 +928,7 @@ async fn while_redis_is_away_a_worker_with_handlers_that_end_uses_no_processor()
             async move {
                 let n = delivery.message()?["n"].as_u64().unwrap();
                 busy.for_((200 + 400 * n as u32) * MS).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .concurrency(8);
@@ -927,7 +960,7 @@ async fn a_decoder_that_panics_fails_its_message_and_the_worker_goes_on() {
         broker.redis(crate::support::url()).namespace(&space.name).connect().await.unwrap();
     let worker = broker.queue("q").worker(|delivery| async move {
         delivery.message()?;
-        Ok::<_, Any>(())
+        Ok::<_, AnyError>(())
     });
     let done = worker.run_until_empty().await.unwrap();
     assert_eq!(done, report(3, |report| (report.acked, report.failed) = (2, 1)));
@@ -958,7 +991,7 @@ async fn what_a_handler_panics_with_may_panic_when_it_is_dropped() {
         if delivery.message()?["n"] == 1 {
             std::panic::panic_any(Bomb);
         }
-        Ok::<_, Any>(())
+        Ok::<_, AnyError>(())
     });
     let done = worker.run_until_empty().await.unwrap();
     assert_eq!((done.leased, done.acked, done.failed), (3, 2, 1));
@@ -980,7 +1013,7 @@ async fn a_message_that_panics_when_it_is_dropped_takes_nobody_along() {
     let broker = space.broker.with_type::<Armed>();
     let worker = broker.queue("q").worker(|delivery| async move {
         assert!(delivery.message()?.n < 3);
-        Ok::<_, Any>(())
+        Ok::<_, AnyError>(())
     });
     let done = worker.run_until_empty().await.unwrap();
     assert_eq!(done, report(3, |report| report.acked = 3));
@@ -1005,7 +1038,7 @@ async fn a_token_that_the_same_signal_cancels_is_no_second_signal() {
             std::fs::write(&started, "").unwrap();
             async {
                 sleep(SECOND).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         });
         let done = worker.stop_on(stop).run().await.unwrap();
@@ -1042,7 +1075,7 @@ async fn what_is_on_its_way_to_be_settled_at_the_end_is_reported_as_unsettled() 
             let busy = handler.clone();
             async move {
                 busy.for_(300 * MS).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .after(move |_, handled| {
@@ -1074,7 +1107,7 @@ async fn what_redis_is_too_busy_to_settle_is_settled_when_it_is_not() {
             let busy = handler.clone();
             async move {
                 busy.for_(200 * MS).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .stop_on(stop.clone());
@@ -1109,7 +1142,7 @@ async fn a_hook_is_not_told_that_a_lease_was_lost_where_a_call_without_a_reply_m
     let worker = queue
         .worker(move |_delivery| {
             silent.silence();
-            async { Ok::<_, Any>(()) }
+            async { Ok::<_, AnyError>(()) }
         })
         .after(move |_, handled| record.lock().unwrap().push(handled.settled.clone()));
     let stop = CancellationToken::new();
@@ -1135,7 +1168,7 @@ async fn a_lease_that_waited_for_redis_lasts_from_when_it_was_sent() {
     let worker = queue
         .worker(move |_delivery| async move {
             sleep(100 * MS).await;
-            Ok::<_, Any>(())
+            Ok::<_, AnyError>(())
         })
         .lasting(500 * MS);
     let working = tokio::spawn(worker.run_until_empty());
@@ -1160,7 +1193,7 @@ async fn what_arrives_when_its_lease_has_ended_is_not_handled() {
     let worker = queue
         .worker(move |_delivery| {
             count.fetch_add(1, Ordering::SeqCst);
-            async { Ok::<_, Any>(()) }
+            async { Ok::<_, AnyError>(()) }
         })
         .lasting(300 * MS);
     let stop = CancellationToken::new();
@@ -1187,7 +1220,7 @@ async fn until_empty_a_slow_handler_does_not_keep_what_its_own_or_another_limit_
         async move {
             sleep(if delivery.facet() == "slow" { 300 * MS } else { MS }).await;
             record.lock().unwrap().push(delivery.facet().to_owned());
-            Ok::<_, Any>(())
+            Ok::<_, AnyError>(())
         }
     });
     let done = worker.run_until_empty().await.unwrap();
@@ -1213,7 +1246,7 @@ async fn until_empty_a_handler_may_wait_for_what_it_delivers() {
             } else {
                 second.cancel();
             }
-            Ok::<_, Any>(())
+            Ok::<_, AnyError>(())
         }
     });
     let done = tokio::time::timeout(3 * SECOND, worker.run_until_empty()).await;
@@ -1239,7 +1272,7 @@ async fn a_handler_that_blocks_is_told_when_its_message_is_given_back() {
                 }
                 told.store(delivery.lost().is_cancelled(), Ordering::SeqCst);
                 busy.now.fetch_sub(1, Ordering::SeqCst);
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .grace(50 * MS)
@@ -1272,15 +1305,18 @@ async fn what_is_wrong_with_one_queue_keeps_no_lease_of_another_from_being_exten
             let busy = handler.clone();
             async move {
                 busy.for_(SECOND).await;
-                Ok::<_, Any>(())
+                Ok::<_, AnyError>(())
             }
         })
         .lasting(300 * MS);
     let working = tokio::spawn(worker.run());
     until("both handlers run", async || busy.now() == 2).await;
     server.run::<()>(&["SET", "{fairlane}:q:b:timers", "not fairlane's"]).await;
-    let error = working.await.unwrap().unwrap_err();
-    assert!(matches!(error, Error::WrongType(_)), "{error}");
+    let Err(Error::WorkerStopped { report: done, source }) = working.await.unwrap() else {
+        panic!("it went on");
+    };
+    assert!(matches!(*source, Error::WrongType(_)), "{source}");
+    assert_eq!((done.acked, done.lost + done.unsettled), (1, 1), "{done:?}");
     let stats = broker.queue("a").stats().await.unwrap();
     assert_eq!((stats.acked, stats.came_back, stats.leased), (1, 0, 0));
 }

@@ -259,7 +259,7 @@ impl<'a> Steps<'a> {
             bar.inc(1);
             async { Ok::<_, String>(()) }
         });
-        worker.concurrency(TASKS).without_signals().run_until_empty().await.map(drop)
+        worker.concurrency(TASKS).run_until_empty().await.map(drop)
     }
 
     /// Delivers to a worker that waits. Returns how long each message was on its way.
@@ -287,7 +287,7 @@ impl<'a> Steps<'a> {
             Ok::<_, Error>(())
         };
         tokio::select! {
-            worked = worker.without_signals().run() => worked.map(drop)?,
+            worked = worker.signals(false).run() => worked.map(drop)?,
             delivered = deliver => delivered?,
         }
         let trips = trips.lock().unwrap_or_else(PoisonError::into_inner).clone();

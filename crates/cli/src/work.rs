@@ -63,7 +63,7 @@ pub(crate) struct Work {
     /// How many of them may be of this queue; for several queues say it again
     #[arg(long, value_name = "QUEUE=N", value_parser = concurrency_of)]
     concurrency_of: Vec<(String, usize)>,
-    /// The length of the leases, which are extended while it runs; what a worker that is killed had
+    /// The length of the leases, 100ms to 12h, which are extended while it runs; what a worker that is killed had
     /// comes back after it
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::duration)]
     lasting: Duration,
@@ -141,6 +141,7 @@ impl Work {
             })
             .concurrency(self.concurrency.unwrap_or_else(processors))
             .lasting(self.lasting)
+            .signals(true)
             .grace(self.grace)
             .after(|delivery, handled| {
                 let problem = match (&handled.settled, handled.outcome) {
@@ -163,8 +164,15 @@ impl Work {
             true => worker.run_until_empty().await,
             false => worker.run().await,
         };
-        let done = Done::from(done?);
-        output.done(&done, done.said())
+        let (report, failed) = match done {
+            Ok(report) => (report, None),
+            // What it did is told, too.
+            Err(Error::WorkerStopped { report, source }) => (report, Some(*source)),
+            Err(error) => return Err(error.into()),
+        };
+        let done = Done::from(report);
+        output.done(&done, done.said())?;
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 
