@@ -108,7 +108,7 @@ impl<T: Send + Sync + 'static> Work<T> {
     }
 
     pub(crate) fn settled(&mut self, outcomes: Vec<Result<()>>) {
-        let now = std::time::Instant::now();
+        let (now, mut again) = (std::time::Instant::now(), false);
         for (mut ended, outcome) in take(&mut self.in_settling).into_iter().zip(outcomes) {
             let there = ended.delivery.expires_at() > now;
             match outcome {
@@ -116,6 +116,7 @@ impl<T: Send + Sync + 'static> Work<T> {
                 Err(error) if there && passes(&error) && !error.is_of_one() => {
                     ended.doubtful |= matches!(error, Error::MaybeApplied(_));
                     self.ended.push(ended);
+                    again = true;
                 }
                 Err(Error::LeaseLost(_)) if ended.doubtful => {
                     let cause = Cause::new("a call without a reply may have settled it before");
@@ -126,7 +127,7 @@ impl<T: Send + Sync + 'static> Work<T> {
                 outcome => self.over(ended, Some(outcome)),
             }
         }
-        if !self.ended.is_empty() {
+        if again {
             self.settle_at = Some(Instant::now() + self.pause.next());
         }
     }
