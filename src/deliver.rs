@@ -196,7 +196,7 @@ async fn send(
     let reply = core.call_until(&scripts::DELIVER, &command, repeat, end).await;
     let reply = reply.map_err(|error| refused(error, messages, &places))?;
     let receipts = receipts(reply.value, matched).map_err(|error| (error, BTreeMap::new()))?;
-    metrics::delivered(&receipts);
+    metrics::delivered(core, &receipts);
     Ok(receipts)
 }
 

@@ -29,7 +29,7 @@ const MOST_OF_A_REASON: usize = 1024;
 /// Dropped unsettled, it comes back to the front of its facet when its lease ends.
 #[must_use = "an unsettled delivery comes back when its lease ends"]
 pub struct Delivery<T = serde_json::Value> {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     token: Token,
     stored: Stored,
     message: Result<T, Undecodable>,
@@ -249,7 +249,7 @@ impl<T> Delivery<T> {
     /// Its worker knows that the lease is lost.
     pub(crate) fn lose(&self) {
         if !self.lost().is_cancelled() {
-            metrics::lost(&self.token.queue);
+            metrics::lost(&self.core, &self.token.queue);
             self.lost().cancel();
         }
     }
@@ -284,7 +284,7 @@ pub(crate) async fn extend(core: &Core, token: &Token, length: Duration) -> Resu
     let asked = Instant::now();
     let extended = settle_one(core, &Settling::Extend { length }, token).await;
     if let Err(Error::LeaseLost(_)) = extended {
-        metrics::lost(&token.queue);
+        metrics::lost(core, &token.queue);
     }
     extended.map(|()| end(asked, length))
 }

@@ -64,7 +64,7 @@ impl<T: Send + Sync + 'static> Work<T> {
         let took = took.unwrap_or_else(|| begun.elapsed());
         let outcome = outcome.unwrap_or_else(Outcome::Fail);
         let (outcome, settling) = outcome.checked();
-        metrics::handled(delivery.token(), delivery.facet(), &outcome, took, self.worker.facets);
+        metrics::handled(&delivery, &outcome, took, self.worker.facets);
         let ended = Ended { delivery, span, outcome, settling, took, doubtful: false };
         match lost {
             true => self.over(ended, None),

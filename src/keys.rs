@@ -1,5 +1,7 @@
 //! The keys of a namespace, and the names that may be part of them.
 
+use std::sync::Arc;
+
 use crate::{Invalid, error::Result};
 
 /// The layout of the keys that this version reads and writes.
@@ -9,6 +11,9 @@ pub(crate) const LAYOUT: u32 = 1;
 /// one node of a cluster and one script can write any of them.
 #[derive(Debug)]
 pub(crate) struct Keys {
+    /// Its name, which is empty where it has none: a label of the metrics.
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
+    pub(crate) namespace: Arc<str>,
     tag: String,
     /// What stands before a topic to make it a channel.
     pub(crate) channel: String,
@@ -18,6 +23,7 @@ impl Keys {
     pub(crate) fn new(namespace: Option<&str>) -> Result<Self, Invalid> {
         namespace.map_or(Ok(()), check_name)?;
         Ok(Self {
+            namespace: namespace.unwrap_or_default().into(),
             tag: format!("{{{}}}", namespace.unwrap_or("fairlane")),
             channel: namespace.map_or_else(String::new, |name| format!("{name}:")),
         })
@@ -122,5 +128,11 @@ mod tests {
         let keys = Keys::new(Some("shop")).unwrap().of(&["orders"]);
         assert!(keys.iter().all(|key| key.starts_with("{shop}:")));
         assert_eq!(keys.last().unwrap(), "{shop}:q:orders:f:");
+    }
+
+    #[test]
+    fn the_name_of_a_namespace_is_empty_where_it_has_none() {
+        assert_eq!(&*Keys::new(Some("shop")).unwrap().namespace, "shop");
+        assert_eq!(&*Keys::new(None).unwrap().namespace, "");
     }
 }

@@ -11,13 +11,13 @@ use std::{
 };
 
 use ::metrics::{
-    SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
+    Label, SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
-    Outcome, Receipt, Token, busiest::Busiest, core::Core, settle::Settling, stats::stats,
+    Delivery, Outcome, Receipt, Token, busiest::Busiest, core::Core, settle::Settling, stats::stats,
 };
 
 const DELIVERED: &str = "fairlane_delivered_total";
@@ -37,8 +37,11 @@ const FACET_HANDLING: &str = "fairlane_facet_handling_seconds";
 /// How long a worker lets pass before it asks what its queues have, each time.
 const BETWEEN: Duration = Duration::from_secs(5);
 
+/// Namespace and queue.
+type Whose = (Arc<str>, Arc<str>);
+
 /// The busiest facets of each queue that a worker of this process has worked on.
-static BUSIEST: Mutex<BTreeMap<Arc<str>, Busiest>> = Mutex::new(BTreeMap::new());
+static BUSIEST: Mutex<BTreeMap<Whose, Busiest>> = Mutex::new(BTreeMap::new());
 
 /// Tells the recorder what all of them are.
 pub(crate) fn describe() {
@@ -68,11 +71,19 @@ pub(crate) fn describe() {
     );
 }
 
+/// What all series have: whose they are. There is room for a label of their own.
+fn of(core: &Core, queue: impl Into<SharedString>) -> Vec<Label> {
+    let mut labels = Vec::with_capacity(3);
+    let namespace = Label::new("namespace", core.keys.namespace.clone());
+    labels.extend([namespace, Label::new("queue", queue)]);
+    labels
+}
+
 /// These were delivered.
-pub(crate) fn delivered(receipts: &[Receipt]) {
+pub(crate) fn delivered(core: &Core, receipts: &[Receipt]) {
     let new = receipts.iter().filter(|receipt| !receipt.duplicate);
     for (queue, n) in by_queue(new.flat_map(|receipt| receipt.queues.iter())) {
-        counter!(DELIVERED, "queue" => queue.clone()).increment(n);
+        counter!(DELIVERED, of(core, queue.clone())).increment(n);
     }
 }
 
@@ -87,8 +98,8 @@ pub(crate) fn taken(
         return;
     }
     let name = if leased { LEASED } else { PULLED };
-    counter!(name, "queue" => queue.clone()).increment(first.len() as u64);
-    let dwell = histogram!(DWELL, "queue" => queue.clone());
+    counter!(name, of(core, queue.clone())).increment(first.len() as u64);
+    let dwell = histogram!(DWELL, of(core, queue.clone()));
     let now = core.now();
     for at in first.flatten() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
@@ -98,7 +109,7 @@ pub(crate) fn taken(
 
 /// Tokens were settled from that place on, but for those at the places that were lost, which count from
 /// 1.
-pub(crate) fn settled(how: &Settling, tokens: &[Token], from: usize, lost: &[usize]) {
+pub(crate) fn settled(core: &Core, how: &Settling, tokens: &[Token], from: usize, lost: &[usize]) {
     let name = match how {
         Settling::Ack { .. } => ACKED,
         Settling::Fail { .. } => FAILED,
@@ -108,24 +119,23 @@ pub(crate) fn settled(how: &Settling, tokens: &[Token], from: usize, lost: &[usi
     let lost: HashSet<_> = lost.iter().copied().collect();
     let settled = (1..).zip(tokens).skip(from).filter(|(place, _)| !lost.contains(place));
     for (queue, n) in by_queue(settled.map(|(_, token)| &token.queue)) {
-        counter!(name, "queue" => queue.clone()).increment(n);
+        counter!(name, of(core, queue.clone())).increment(n);
     }
 }
 
 /// The lease of a message of this queue was lost.
-pub(crate) fn lost(queue: &Arc<str>) {
-    counter!(LOST, "queue" => queue.clone()).increment(1);
+pub(crate) fn lost(core: &Core, queue: &Arc<str>) {
+    counter!(LOST, of(core, queue.clone())).increment(1);
 }
 
 /// A handler has ended. So many facets are to have series of their own.
-pub(crate) fn handled(
-    token: &Token,
-    facet: &str,
-    outcome: &Outcome,
-    took: Duration,
-    facets: usize,
-) {
-    let queue = || token.queue.clone();
+pub(crate) fn handled<T>(delivery: &Delivery<T>, outcome: &Outcome, took: Duration, facets: usize) {
+    let (core, queue) = (&*delivery.core, &delivery.token().queue);
+    let labels = |name, value: SharedString| {
+        let mut labels = of(core, queue.clone());
+        labels.push(Label::new(name, value));
+        labels
+    };
     let outcome = match outcome {
         Outcome::Ack | Outcome::AckCost(_) => "ack",
         Outcome::Retry(_) => "retry",
@@ -133,24 +143,21 @@ pub(crate) fn handled(
         Outcome::Dead(_) => "dead",
         Outcome::Hold(_) => "hold",
     };
-    histogram!(HANDLING, "queue" => queue(), "outcome" => outcome).record(took);
+    histogram!(HANDLING, labels("outcome", outcome.into())).record(took);
     // No facet is empty.
-    let facet =
-        busiest(&token.queue, facet, facets).map_or(SharedString::const_str(""), Into::into);
-    counter!(FACET_HANDLED, "queue" => queue(), "facet" => facet.clone()).increment(1);
-    histogram!(FACET_HANDLING, "queue" => queue(), "facet" => facet).record(took);
+    let facet = busiest(core, queue, delivery.facet(), facets)
+        .map_or(SharedString::const_str(""), Into::into);
+    counter!(FACET_HANDLED, labels("facet", facet.clone())).increment(1);
+    histogram!(FACET_HANDLING, labels("facet", facet)).record(took);
 }
 
 /// The facet, where it is one of the busiest of its queue.
-fn busiest(queue: &Arc<str>, facet: &str, facets: usize) -> Option<Arc<str>> {
+fn busiest(core: &Core, queue: &Arc<str>, facet: &str, facets: usize) -> Option<Arc<str>> {
     if facets == 0 {
         return None;
     }
     let mut busiest = BUSIEST.lock().unwrap_or_else(PoisonError::into_inner);
-    let of_queue = match busiest.get_mut(queue) {
-        Some(of_queue) => of_queue,
-        None => busiest.entry(queue.clone()).or_default(),
-    };
+    let of_queue = busiest.entry((core.keys.namespace.clone(), queue.clone())).or_default();
     of_queue.show(facets);
     of_queue.count(facet)
 }
@@ -178,8 +185,8 @@ impl Gauges {
                 for queue in &queues {
                     // While Redis is away they stand still.
                     if let Ok(stats) = stats(&core, queue).await {
-                        gauge!(WAITING, "queue" => queue.clone()).set(stats.waiting as f64);
-                        gauge!(IN_HAND, "queue" => queue.clone()).set(stats.leased as f64);
+                        gauge!(WAITING, of(&core, queue.clone())).set(stats.waiting as f64);
+                        gauge!(IN_HAND, of(&core, queue.clone())).set(stats.leased as f64);
                     }
                 }
             }

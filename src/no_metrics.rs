@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Outcome, Receipt, Token, core::Core, settle::Settling};
+use crate::{Delivery, Outcome, Receipt, Token, core::Core, settle::Settling};
 
 pub(crate) fn describe() {}
 
-pub(crate) fn delivered(_: &[Receipt]) {}
+pub(crate) fn delivered(_: &Core, _: &[Receipt]) {}
 
 pub(crate) fn taken(
     _: &Core,
@@ -16,11 +16,11 @@ pub(crate) fn taken(
 ) {
 }
 
-pub(crate) fn settled(_: &Settling, _: &[Token], _: usize, _: &[usize]) {}
+pub(crate) fn settled(_: &Core, _: &Settling, _: &[Token], _: usize, _: &[usize]) {}
 
-pub(crate) fn lost(_: &Arc<str>) {}
+pub(crate) fn lost(_: &Core, _: &Arc<str>) {}
 
-pub(crate) fn handled(_: &Token, _: &str, _: &Outcome, _: Duration, _: usize) {}
+pub(crate) fn handled<T>(_: &Delivery<T>, _: &Outcome, _: Duration, _: usize) {}
 
 #[derive(Debug)]
 pub(crate) struct Gauges;

@@ -93,7 +93,7 @@ async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>)
     let settled = settle_apart(&core, &ACK, &tokens).await;
     for (token, outcome) in tokens.iter().zip(&settled) {
         if let Err(Error::LeaseLost(_)) = outcome {
-            metrics::lost(&token.queue);
+            metrics::lost(&core, &token.queue);
         }
     }
     replies.into_iter().zip(settled).for_each(|(reply, outcome)| reply.give(outcome));
@@ -148,7 +148,8 @@ pub(crate) async fn settle(core: &Core, how: &Settling, tokens: &[Token]) -> Res
     let lost = settle_each(core, how, tokens).await?;
     if !matches!(how, Settling::Extend { .. }) {
         // Who extends counts them: a worker may know already.
-        lost.iter().filter(|lost| !lost.doubtful).for_each(|lost| metrics::lost(&lost.token.queue));
+        let lost = lost.iter().filter(|lost| !lost.doubtful);
+        lost.for_each(|lost| metrics::lost(core, &lost.token.queue));
     }
     match lost.iter().find(|lost| lost.doubtful) {
         Some(lost) => Err(lost.error()),
@@ -196,7 +197,7 @@ async fn some(
         return Err(unexpected("a settling without a number"));
     };
     let left = (*left).min(tokens.len() - 1);
-    metrics::settled(how, tokens, left, lost_places);
+    metrics::settled(core, how, tokens, left, lost_places);
     lost.extend(lost_places.iter().map(|place| (*place, reply.repeated)));
     Ok(left)
 }

@@ -65,13 +65,13 @@ static RECORDED: LazyLock<Snapshotter> = LazyLock::new(|| {
     recorded
 });
 
-/// Series by queue, name and the value of their other label, if they have one.
-type Series = BTreeMap<(String, String, Option<String>), Vec<f64>>;
+/// By name and the value of their other label, if they have one.
+type Series = BTreeMap<(String, Option<String>), Vec<f64>>;
 
-/// All that was recorded of a queue: of a histogram its values, of a counter how far it came, of a gauge
-/// the last that was not zero.
-fn recorded(queue: &str) -> BTreeMap<(String, Option<String>), Vec<f64>> {
-    static ALL: Mutex<Series> = Mutex::new(Series::new());
+/// All that was recorded of the queues of this name, by namespace: of a histogram its values, of a counter
+/// how far it came, of a gauge the last that was not zero.
+fn by_namespace(queue: &str) -> BTreeMap<String, Series> {
+    static ALL: Mutex<BTreeMap<(String, String), Series>> = Mutex::new(BTreeMap::new());
     let mut all = ALL.lock().unwrap();
     // Each time it gives what is new, and forgets it.
     for (key, _, description, value) in RECORDED.snapshot().into_vec() {
@@ -79,10 +79,10 @@ fn recorded(queue: &str) -> BTreeMap<(String, Option<String>), Vec<f64>> {
         assert!(description.is_some(), "{key} is not described");
         let mut labels: BTreeMap<_, _> =
             key.labels().map(|label| (label.key().to_owned(), label.value().to_owned())).collect();
-        let queue = labels.remove("queue").unwrap();
+        let whose = (labels.remove("namespace").unwrap(), labels.remove("queue").unwrap());
         assert!(labels.len() <= 1, "{key}");
-        let other = labels.into_values().next();
-        let series = all.entry((queue, key.name().to_owned(), other)).or_default();
+        let name = (key.name().to_owned(), labels.into_values().next());
+        let series = all.entry(whose).or_default().entry(name).or_default();
         match value {
             DebugValue::Counter(more) => match series.as_mut_slice() {
                 [count] => *count += more as f64,
@@ -93,10 +93,15 @@ fn recorded(queue: &str) -> BTreeMap<(String, Option<String>), Vec<f64>> {
             DebugValue::Histogram(more) => series.extend(more.into_iter().map(f64::from)),
         }
     }
-    let of_queue = all.iter().filter(|((of, ..), _)| of == queue);
-    of_queue
-        .map(|((_, name, other), series)| ((name.clone(), other.clone()), series.clone()))
-        .collect()
+    let of_queue = all.iter().filter(|((_, of), _)| of == queue);
+    of_queue.map(|((namespace, _), series)| (namespace.clone(), series.clone())).collect()
+}
+
+/// All that was recorded of the one queue of this name.
+fn recorded(queue: &str) -> Series {
+    let mut all = by_namespace(queue);
+    assert!(all.len() <= 1, "{all:?}");
+    all.pop_first().map(|(_, series)| series).unwrap_or_default()
 }
 
 /// What was counted of a queue, without `fairlane_` and `_total`, by facet or not.
@@ -342,6 +347,49 @@ async fn a_worker_that_runs_says_what_its_queues_have() {
     running.await.unwrap().unwrap();
     other.destroy().await.unwrap();
     end(space, queue).await;
+}
+
+#[tokio::test]
+async fn queues_of_the_same_name_in_two_namespaces_have_series_and_busiest_facets_of_their_own() {
+    let (one, queue) = with_queue("m-namespaces").await;
+    let (two, same) = with_queue("m-namespaces").await;
+    deliver(&one.broker, "a", 3).await;
+    deliver(&two.broker, "b", 5).await;
+    let stop = CancellationToken::new();
+    let run = |queue: &Queue| {
+        let release = stop.clone();
+        let worker = queue.worker(move |_| {
+            let release = release.clone();
+            async move {
+                release.cancelled().await;
+                Ok::<_, Any>(())
+            }
+        });
+        let worker = worker.concurrency(1).busiest_facets(1).stop_on(stop.clone());
+        tokio::spawn(worker.without_signals().run())
+    };
+    let running = [run(&queue), run(&same)];
+    let series = |space: &Space, name: &str, other: Option<&str>| {
+        let mut all = by_namespace("m-namespaces").remove(&space.name).unwrap_or_default();
+        all.remove(&(name.into(), other.map(str::to_owned))).unwrap_or_default()
+    };
+    for (space, waiting) in [(&one, 2.0), (&two, 4.0)] {
+        let gauge = || series(space, "fairlane_waiting_messages", None);
+        until("it is there", || async { gauge() == [waiting] }).await;
+    }
+    stop.cancel();
+    for running in running {
+        assert_eq!(running.await.unwrap().unwrap().acked, 1);
+    }
+    for (space, delivered, facet) in [(&one, 3.0, "a"), (&two, 5.0, "b")] {
+        assert_eq!(series(space, "fairlane_delivered_total", None), [delivered]);
+        assert_eq!(series(space, "fairlane_acked_total", None), [1.0]);
+        assert_eq!(series(space, "fairlane_handling_seconds", Some("ack")).len(), 1);
+        // The one that is shown of each is the first that came.
+        assert_eq!(series(space, "fairlane_facet_handled_total", Some(facet)), [1.0]);
+    }
+    end(one, queue).await;
+    end(two, same).await;
 }
 
 /// Works on what is there, with series for so many facets.
