@@ -366,7 +366,7 @@ async fn queues_of_the_same_name_in_two_namespaces_have_series_and_busiest_facet
             }
         });
         let worker = worker.concurrency(1).busiest_facets(1).stop_on(stop.clone());
-        tokio::spawn(worker.without_signals().run())
+        tokio::spawn(worker.signals(false).run())
     };
     let running = [run(&queue), run(&same)];
     let series = |space: &Space, name: &str, other: Option<&str>| {

@@ -15,6 +15,7 @@ mod generate;
 mod limit;
 mod lines;
 mod listen;
+mod measure;
 mod output;
 mod pause;
 mod peek;
