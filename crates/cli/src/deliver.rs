@@ -167,6 +167,10 @@ impl Deliver {
     }
 
     async fn one(&self, body: Body, connect: &Connect, output: &Output) -> Result<(), Failure> {
+        if self.skip > 0 {
+            let text = "--skip is for lines, and this is one message: leave it out";
+            return Err(Failure::usage(text));
+        }
         check_json(&body)?;
         let broker = connect.broker().await?;
         let receipt = broker.deliver(self.manner.message(&body, None)).await?;

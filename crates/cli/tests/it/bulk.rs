@@ -44,7 +44,7 @@ fn a_bad_line_ends_it_and_those_before_it_are_delivered() {
     terminal.pipe(&format!("{good}\n{good}{{\"facet\":\n{good}"), &["deliver"]);
     terminal.pipe(&format!("{good}{{\"topic\":\"t\"}}\n{good}"), &["deliver", "--json"]);
     terminal.pipe(&format!("{good}{{\"topic\":\"t\"}}\n{good}"), &["deliver", "--skip", "2"]);
-    terminal.pipe(good, &["deliver", "--skip", "5"]);
+    terminal.pipe(good, &["deliver", "-", "--skip", "5"]);
     terminal.run(&["facets", "q"]);
     terminal.is_as_before("bulk_bad_line");
 }

@@ -41,6 +41,7 @@ fn what_is_no_message_is_refused_with_what_to_do() {
     terminal.run(&["deliver", MESSAGE, "--header", "novalue"]);
     terminal.run(&["deliver", MESSAGE, "--cost", "0"]);
     terminal.run(&["deliver", MESSAGE, "--file", "x"]);
+    terminal.run(&["deliver", MESSAGE, "--skip", "3"]);
     terminal.run(&["deliver", "--file", "/nowhere"]);
     terminal.run(&["stats", "q", "--json"]);
     terminal.is_as_before("deliver_refused");
