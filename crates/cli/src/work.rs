@@ -151,11 +151,9 @@ impl Work {
                     _ => return,
                 };
                 let (facet, topic) = (shown::name(delivery.facet()), shown::name(delivery.topic()));
-                anstream::eprintln!(
-                    "{} {facet} {topic}: {}",
-                    delivery.id(),
-                    shown::printable(problem.as_bytes())
-                );
+                let (id, problem) = (delivery.id(), shown::printable(problem.as_bytes()));
+                // Who has closed standard error does not want to know.
+                let _ = writeln!(anstream::stderr(), "{id} {facet} {topic}: {problem}");
             });
         for (queue, most) in self.concurrency_of {
             worker = worker.concurrency_of(queue, most);

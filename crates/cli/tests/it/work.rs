@@ -130,6 +130,17 @@ fn another_exit_code_is_a_failure_with_the_last_line_of_standard_error_as_its_re
 }
 
 #[test]
+fn where_nobody_reads_standard_error_it_goes_on() {
+    let terminal = Terminal::with_queue();
+    terminal.deliver("acme", 3);
+    let mut work = start(&terminal, &["--until-empty", "-c", "1", "--exec", "exit 67"]);
+    drop(work.stderr.take());
+    let output = work.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output).contains("3 failed"), "{}", text(&output));
+}
+
+#[test]
 fn of_two_workers_one_is_killed_and_only_what_it_held_is_done_twice() {
     const MESSAGES: u64 = 300;
     let terminal = Terminal::with_queue();
