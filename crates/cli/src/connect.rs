@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use clap::Args;
-use fairlane::{Broker, BrokerBuilder, Error};
+use fairlane::{Broker, BrokerBuilder, Error, Invalid};
 
 use crate::failure::Failure;
 
@@ -85,9 +85,16 @@ impl Connect {
         broker.redis(url).connect().await.map_err(|error| match error {
             Error::NotSent(_) if url.starts_with("rediss:") => Failure::from(error)
                 .then("rediss:// needs a port that speaks TLS, redis:// one that does not"),
-            error => error.into(),
+            error => failed(error),
         })
     }
+}
+
+/// Why a broker did not connect. The one name that it is given is that of its namespace.
+pub(crate) fn failed(error: Error) -> Failure {
+    let of_namespace = matches!(error, Error::Invalid(Invalid::Name { .. }));
+    let failure = Failure::from(error);
+    if of_namespace { failure.at("the namespace") } else { failure }
 }
 
 /// Bodies are what they are.

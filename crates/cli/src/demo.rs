@@ -10,7 +10,7 @@ use fairlane::Message;
 use serde::Serialize;
 
 use crate::{
-    connect::{Body, Connect},
+    connect::{Body, Connect, failed},
     failure::Failure,
     output::{Cell, Output, Row},
 };
@@ -60,7 +60,7 @@ fn place(places: &mut Places, facet: &str) {
 impl Demo {
     pub(crate) async fn run(self, connect: &Connect, output: &Output) -> Result<(), Failure> {
         let dir = tempfile::tempdir()?;
-        let broker = connect.named().embedded(dir.path()).connect().await?;
+        let broker = connect.named().embedded(dir.path()).connect().await.map_err(failed)?;
         let queue = broker.register_queue("mails", "^mail$").await?;
         let quiet = (0..FEW).flat_map(|_| (1..=QUIET).map(|n| format!("quiet-{n}")));
         let facets: Vec<_> = std::iter::repeat_n("loud".to_owned(), LOUD).chain(quiet).collect();

@@ -133,6 +133,12 @@ impl From<Error> for Failure {
             Error::Invalid(Invalid::Missing { field }) => format!(
                 "the message has no `{field}`: give it that field, a string or a number, or say --{field}"
             ),
+            Error::Invalid(error @ Invalid::Pattern { source }) => {
+                // What is behind the place in the pattern, which it takes lines to show.
+                let said = source.to_string();
+                let why = said.rsplit_once("error: ").map_or(&*said, |(_, why)| why);
+                format!("{error}: {why}")
+            }
             error => chain(error),
         };
         let text = match advice(&error) {

@@ -11,7 +11,12 @@ use clap::Args;
 use serde::Serialize;
 use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
 
-use crate::{connect::Connect, failure::Failure, output::Output, stop::stop};
+use crate::{
+    connect::{Connect, failed},
+    failure::Failure,
+    output::Output,
+    stop::stop,
+};
 
 /// How long the server may take to end, so that nothing of it is left behind.
 const ENDING: Duration = Duration::from_secs(10);
@@ -40,7 +45,7 @@ impl Redis {
         let mut stop = pin!(stop()?);
         let broker = tokio::select! {
             () = &mut stop => return Ok(()),
-            broker = connect.named().embedded(&self.dir).connect() => broker?,
+            broker = connect.named().embedded(&self.dir).connect() => broker.map_err(failed)?,
         };
         let cannot =
             |error| Failure::refused(format!("{} cannot be reached: {error}", self.dir.display()));

@@ -53,6 +53,16 @@ fn what_makes_no_sense_ends_with_2() {
 }
 
 #[test]
+fn a_namespace_that_is_no_name_is_told_as_the_namespace() {
+    for args in [&["queues"][..], &["redis", "nowhere"], &["demo"]] {
+        let output = program().args(args).env("FAIRLANE_NAMESPACE", "a b").output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let said = error(&output);
+        assert!(said.starts_with("error: the namespace: `a b` is no name: "), "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn a_word_that_is_nearly_right_is_told_with_the_right_one() {
     let output = program().args(["stat", "--json"]).output().unwrap();
     assert_eq!(

@@ -17,6 +17,8 @@ fn a_name_or_a_pattern_that_cannot_be_is_refused() {
     let mut terminal = Terminal::new();
     terminal.run(&["register", "two words", "."]);
     terminal.run(&["register", "q", "("]);
+    terminal.run(&["register", "q", "error: [\n"]);
+    terminal.run(&["register", "q", r"(\w{100}){100}"]);
     terminal.run(&["register", "q"]);
     terminal.is_as_before("queues_refused");
 }
