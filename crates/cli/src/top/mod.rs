@@ -2,6 +2,7 @@
 
 mod chart;
 mod columns;
+mod counted;
 mod facets;
 mod keys;
 mod model;
@@ -43,10 +44,11 @@ use crate::{
 
 /// Shows queues and facets live: who waits, who is served, and what keeps the others
 ///
-/// It costs Redis at most 100 commands a second, whatever the number of queues and facets: of many
-/// queues it counts 40 a second, of many facets it reads 800 a second, by turns, and keeps the 1,000
-/// that have the most waiting. What is on the screen is asked for each time. (Messages larger than
-/// 5 KiB take more: one for each 512 KiB of those that are next.)
+/// It makes at most 100 calls a second, whatever the number of queues and facets, which take Redis
+/// about 2 % of its time with 100,000 facets: of many queues it counts 40 a second, of many facets it
+/// reads 800 a second, by turns, and keeps the 1,000 that have the most waiting. What is on the screen
+/// is asked for each time. (Messages larger than 5 KiB take more: one for each 512 KiB of those that
+/// are next.)
 ///
 /// ? lists the keys. NO_COLOR turns colours off.
 #[derive(Debug, Args)]
