@@ -89,11 +89,13 @@ impl<T: Send + Sync + 'static> Work<T> {
                 None => groups.push(vec![ended]),
             }
         }
-        // What was leased together goes as one group; what goes back to the front, in its order.
+        // What was leased together goes as one group; but what goes back to the front, in its order:
+        // one that was leased again stands before those that were behind it.
         for group in &mut groups {
+            let to_front = group[0].settling.to_front();
             group.sort_by_key(|ended| {
                 let token = ended.delivery.token();
-                (token.queue.clone(), token.lease, token.id)
+                (token.queue.clone(), if to_front { 0 } else { token.lease }, token.id)
             });
         }
         let token = |ended: &Ended<T>| ended.delivery.token().clone();

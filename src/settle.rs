@@ -50,6 +50,11 @@ impl Settling {
         }
     }
 
+    /// Whether it puts messages at the front of their facets.
+    pub(crate) fn to_front(&self) -> bool {
+        matches!(self, Self::Nack { after: None, .. } | Self::HoldFacet { .. })
+    }
+
     /// Adds what the script wants to know before the leases.
     fn say(&self, command: &mut Cmd) {
         match self {

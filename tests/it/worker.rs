@@ -1290,6 +1290,40 @@ async fn until_empty_a_handler_may_wait_for_what_it_delivers() {
     space.end().await;
 }
 
+#[tokio::test]
+async fn what_was_retried_and_is_given_back_stands_before_what_was_behind_it() {
+    let (space, queue) = Space::with_queue().await;
+    deliver(&space.broker, "a", 4).await;
+    let (stop, busy) = (CancellationToken::new(), Busy::default());
+    let handler = busy.clone();
+    let worker = queue
+        .worker(move |delivery| {
+            let busy = handler.clone();
+            async move {
+                if delivery.message()?["n"] == 1 && delivery.attempt().get() == 1 {
+                    return Ok::<_, AnyError>(Outcome::Retry(Duration::ZERO));
+                }
+                busy.for_(60 * SECOND).await;
+                Ok(Outcome::Ack)
+            }
+        })
+        .grace(Duration::ZERO)
+        .stop_on(stop.clone());
+    let working = tokio::spawn(worker.run());
+    until("all handlers run", async || busy.now() == 4).await;
+    stop.cancel();
+    let done = working.await.unwrap().unwrap();
+    assert_eq!((done.leased, done.retried, done.given_back), (5, 1, 4), "{done:?}");
+    let again = queue.lease_many(4).await.unwrap();
+    let order: Vec<_> =
+        again.iter().map(|delivery| delivery.message().unwrap()["n"].clone()).collect();
+    assert_eq!(order, [0, 1, 2, 3]);
+    for delivery in again {
+        delivery.ack().await.unwrap();
+    }
+    space.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_handler_that_blocks_is_told_when_its_message_is_given_back() {
     let (space, queue) = Space::with_queue().await;
