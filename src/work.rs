@@ -166,6 +166,14 @@ impl<T: Send + Sync + 'static> Work<T> {
                 false => self.ended.push(ended),
             }
         }
+        // What is on its way stood behind that. It goes back with it, in its order, or before it; but
+        // for what does not come, nothing waits long.
+        let together = Instant::now() + GIVING_BACK / 2;
+        while !matches!(self.taking, Taking::No) {
+            let Ok(taken) = timeout_at(together, self.taking.next()).await else { break };
+            self.taken(taken);
+            self.taking.stop(); // After what came too late there is a pause.
+        }
         while self.settling.is_some()
             || !self.ended.is_empty()
             || !matches!(self.taking, Taking::No)

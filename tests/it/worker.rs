@@ -1324,6 +1324,42 @@ async fn what_was_retried_and_is_given_back_stands_before_what_was_behind_it() {
     space.end().await;
 }
 
+#[tokio::test]
+async fn what_is_leased_while_it_ends_stands_behind_what_it_had() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    broker.deliver(&message("a", "t", 0)).await.unwrap();
+    let (stop, busy) = (CancellationToken::new(), Busy::default());
+    let handler = busy.clone();
+    let of_worker = proxy.builder().connect().await.unwrap();
+    let worker = of_worker
+        .queue("q")
+        .worker(move |_delivery| {
+            let busy = handler.clone();
+            async move {
+                busy.for_(60 * SECOND).await;
+                Ok::<_, AnyError>(())
+            }
+        })
+        .concurrency(2)
+        .grace(Duration::ZERO)
+        .stop_on(stop.clone());
+    let working = tokio::spawn(worker.run());
+    until("it waits for another one", async || busy.now() == 1 && server.blocked().await == 1)
+        .await;
+    proxy.delay(300 * MS);
+    broker.deliver_all(&[1, 2].map(|n| message("a", "t", n))).await.unwrap();
+    until("that is leased", async || queue.stats().await.unwrap().leased == 2).await;
+    stop.cancel();
+    assert_eq!(working.await.unwrap().unwrap(), report(2, |report| report.given_back = 2));
+    let again = queue.lease_many(3).await.unwrap();
+    let order: Vec<_> =
+        again.iter().map(|delivery| delivery.message().unwrap()["n"].clone()).collect();
+    assert_eq!(order, [0, 1, 2]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_handler_that_blocks_is_told_when_its_message_is_given_back() {
     let (space, queue) = Space::with_queue().await;
