@@ -109,7 +109,8 @@ pub struct Report {
     /// Of unknown fate, because Redis was away or refused the call: what was not settled comes back
     /// when its lease ends.
     pub unsettled: u64,
-    /// Handlers that panicked; they are among `failed`.
+    /// Handlers that panicked. Their messages are among `failed`, or, where that could not be settled,
+    /// `lost` and `unsettled`.
     pub panicked: u64,
 }
 
