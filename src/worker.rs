@@ -238,7 +238,8 @@ impl<T: Send + Sync + 'static> Worker<T> {
     /// done now and then. What is delayed, failed or held back stays.
     ///
     /// # Errors
-    /// As for [`run`](Self::run), and [`NotSent`](crate::Error::NotSent) when Redis is away.
+    /// As for [`run`](Self::run), and those that `run` waits out, as [`NotSent`](crate::Error::NotSent)
+    /// when Redis is away.
     pub async fn run_until_empty(self) -> Result<Report> {
         self.check()?;
         Work::new(self, true).run().await
