@@ -11,9 +11,10 @@ use std::{
 };
 
 use fairlane::{
-    AnyError, CancellationToken, Cursor, Death, Error, Invalid, Message, Outcome, Queue,
+    AnyError, CancellationToken, Cursor, Death, Delivery, Error, Invalid, Message, Outcome, Queue,
     QueueSettings, Report,
 };
+use futures_util::future::BoxFuture;
 use serde_json::json;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -110,6 +111,11 @@ async fn what_a_handler_returns_decides_what_becomes_of_its_message() {
     end(space, &queue).await;
 }
 
+/// A handler that does nothing.
+async fn done(_delivery: Arc<Delivery>) -> Result<(), AnyError> {
+    Ok(())
+}
+
 /// A worker that counts how many of its handlers run at a time, each for so long.
 #[derive(Clone, Default)]
 struct Busy {
@@ -123,6 +129,22 @@ impl Busy {
         self.most.fetch_max(now, Ordering::SeqCst);
         sleep(time).await;
         self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// A handler that is busy for this time, and done then.
+    fn handler(
+        &self,
+        time: Duration,
+    ) -> impl Fn(Arc<Delivery>) -> BoxFuture<'static, Result<(), AnyError>> + Send + Sync + 'static
+    {
+        let busy = self.clone();
+        move |_delivery| {
+            let busy = busy.clone();
+            Box::pin(async move {
+                busy.for_(time).await;
+                Ok(())
+            })
+        }
     }
 
     fn now(&self) -> usize {
@@ -162,16 +184,7 @@ async fn it_leases_what_it_can_start_at_once_and_never_more() {
     deliver(&space.broker, "a", 101).await;
     queue.lease().await.unwrap().unwrap().ack().await.unwrap(); // Redis has the scripts after that.
     let (busy, leased) = (Busy::default(), queue.clone());
-    let handler = busy.clone();
-    let worker = queue
-        .worker(move |_delivery| {
-            let busy = handler.clone();
-            async move {
-                busy.for_(5 * MS).await;
-                Ok::<_, AnyError>(())
-            }
-        })
-        .concurrency(7);
+    let worker = queue.worker(busy.handler(5 * MS)).concurrency(7);
     let working = tokio::spawn(worker.run_until_empty());
     while !working.is_finished() {
         assert!(leased.stats().await.unwrap().leased <= 2 * 7, "more than it can start");
@@ -353,17 +366,7 @@ async fn one_that_stops_waits_for_its_handlers_and_takes_nothing_new() {
     deliver(&space.broker, "a", 10).await;
     let stop = CancellationToken::new();
     let busy = Busy::default();
-    let handler = busy.clone();
-    let worker = queue
-        .worker(move |_delivery| {
-            let busy = handler.clone();
-            async move {
-                busy.for_(300 * MS).await;
-                Ok::<_, AnyError>(())
-            }
-        })
-        .concurrency(4)
-        .stop_on(stop.clone());
+    let worker = queue.worker(busy.handler(300 * MS)).concurrency(4).stop_on(stop.clone());
     let working = tokio::spawn(worker.run());
     until("four handlers run", async || busy.now() == 4).await;
     stop.cancel();
@@ -381,7 +384,7 @@ async fn one_that_has_nothing_to_do_costs_two_commands_a_window_for_each_of_its_
     for name in ["q", "r"] {
         broker.register_queue(name, name).await.unwrap();
     }
-    let worker = broker.in_order(["q", "r"]).worker(|_delivery| async { Ok::<_, AnyError>(()) });
+    let worker = broker.in_order(["q", "r"]).worker(done);
     let working = tokio::spawn(worker.run());
     until("it waits on both", async || server.blocked().await == 2).await;
     sleep(100 * MS).await;
@@ -492,7 +495,7 @@ async fn signals_end_the_process_as_before_when_a_worker_has_run_until_empty() {
         let url = std::fs::read_to_string(dir.join("url")).unwrap();
         let broker: fairlane::Broker =
             fairlane::Broker::builder().redis(url).connect().await.unwrap();
-        let worker = broker.queue("q").worker(|_delivery| async { Ok::<_, AnyError>(()) });
+        let worker = broker.queue("q").worker(done);
         assert_eq!(worker.run_until_empty().await.unwrap().acked, 1);
         std::fs::write(dir.join("started"), "").unwrap();
         return sleep(60 * SECOND).await;
@@ -600,7 +603,7 @@ async fn an_ack_and_the_next_lease_take_one_round_trip() {
     queue.configure(|queue| queue.facets.max_leased = Some(10)).await.unwrap();
     let trip = 50 * MS;
     proxy.delay(trip);
-    let worker = queue.worker(|_delivery| async { Ok::<_, AnyError>(()) }).concurrency(10);
+    let worker = queue.worker(done).concurrency(10);
     let begun = Instant::now();
     let done = worker.run_until_empty().await.unwrap();
     assert_eq!(done, report(100, |report| report.acked = 100));
@@ -649,7 +652,7 @@ async fn handlers_that_end_one_after_the_other_do_not_wait_for_each_other() {
 async fn settings_out_of_their_range_are_refused_before_anything_is_leased() {
     let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 1).await;
-    let worker = || queue.worker(|_delivery| async { Ok::<_, AnyError>(()) });
+    let worker = || queue.worker(done);
     for (worker, said) in [
         (worker().concurrency(0), "the concurrency is out of range"),
         (worker().concurrency(1001), "the concurrency is out of range"),
@@ -665,7 +668,7 @@ async fn settings_out_of_their_range_are_refused_before_anything_is_leased() {
         let error = worker.run().await.unwrap_err();
         assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains(said), "{error}");
     }
-    let none = space.broker.in_order([""; 0]).worker(|_delivery| async { Ok::<_, AnyError>(()) });
+    let none = space.broker.in_order([""; 0]).worker(done);
     assert!(matches!(none.run().await, Err(Error::Invalid(Invalid::Empty { .. }))));
     assert_eq!(queue.pull_many(9).await.unwrap().len(), 1);
     space.end().await;
@@ -696,7 +699,7 @@ async fn an_outcome_that_cannot_be_is_a_failure_that_says_so() {
 #[tokio::test]
 async fn a_queue_that_is_not_there_or_goes_ends_it_with_an_error_after_its_handlers() {
     let (space, queue) = Space::with_queue().await;
-    let worker = |queue: &Queue| queue.worker(|_delivery| async { Ok::<_, AnyError>(()) });
+    let worker = |queue: &Queue| queue.worker(done);
     let error = worker(&space.broker.queue("other")).run().await.unwrap_err();
     assert!(matches!(&error, Error::NoSuchQueue(name) if **name == *"other"), "{error}");
     deliver(&space.broker, "a", 1).await;
@@ -764,14 +767,7 @@ async fn one_whose_future_is_dropped_leaves_its_messages_to_the_end_of_their_lea
     let (space, queue) = Space::with_queue().await;
     deliver(&space.broker, "a", 2).await;
     let busy = Busy::default();
-    let handler = busy.clone();
-    let worker = queue.worker(move |_delivery| {
-        let busy = handler.clone();
-        async move {
-            busy.for_(60 * SECOND).await;
-            Ok::<_, AnyError>(())
-        }
-    });
+    let worker = queue.worker(busy.handler(60 * SECOND));
     let working = tokio::spawn(worker.run());
     until("both handlers run", async || busy.now() == 2).await;
     working.abort();
@@ -919,10 +915,7 @@ async fn one_that_stops_under_load_leaves_no_lease_behind_when_it_has_ended() {
     let mut left = 20_000;
     for round in 0..40 {
         let stop = CancellationToken::new();
-        let worker = queue
-            .worker(|_delivery| async { Ok::<_, AnyError>(()) })
-            .concurrency(8)
-            .stop_on(stop.clone());
+        let worker = queue.worker(done).concurrency(8).stop_on(stop.clone());
         let (done, ()) = tokio::join!(worker.run(), async {
             sleep(round % 7 * MS).await;
             stop.cancel();
@@ -1105,15 +1098,8 @@ async fn what_is_on_its_way_to_be_settled_at_the_end_is_reported_as_unsettled() 
     deliver(&broker, "a", 4).await;
     let (stop, after) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
     let (busy, told) = (Busy::default(), after.clone());
-    let handler = busy.clone();
     let worker = queue
-        .worker(move |_delivery| {
-            let busy = handler.clone();
-            async move {
-                busy.for_(300 * MS).await;
-                Ok::<_, AnyError>(())
-            }
-        })
+        .worker(busy.handler(300 * MS))
         .after(move |_, handled| {
             assert!(handled.settled.is_err());
             told.fetch_add(1, Ordering::SeqCst);
@@ -1137,16 +1123,7 @@ async fn what_redis_is_too_busy_to_settle_is_settled_when_it_is_not() {
     let queue = broker.register_queue("q", ".").await.unwrap();
     deliver(&broker, "a", 4).await;
     let (stop, busy) = (CancellationToken::new(), Busy::default());
-    let handler = busy.clone();
-    let worker = queue
-        .worker(move |_delivery| {
-            let busy = handler.clone();
-            async move {
-                busy.for_(200 * MS).await;
-                Ok::<_, AnyError>(())
-            }
-        })
-        .stop_on(stop.clone());
+    let worker = queue.worker(busy.handler(200 * MS)).stop_on(stop.clone());
     let working = tokio::spawn(worker.run());
     until("four handlers run", async || busy.now() == 4).await;
     // Somebody else's.
@@ -1332,17 +1309,10 @@ async fn what_is_leased_while_it_ends_stands_behind_what_it_had() {
     let queue = broker.register_queue("q", ".").await.unwrap();
     broker.deliver(&message("a", "t", 0)).await.unwrap();
     let (stop, busy) = (CancellationToken::new(), Busy::default());
-    let handler = busy.clone();
     let of_worker = proxy.builder().connect().await.unwrap();
     let worker = of_worker
         .queue("q")
-        .worker(move |_delivery| {
-            let busy = handler.clone();
-            async move {
-                busy.for_(60 * SECOND).await;
-                Ok::<_, AnyError>(())
-            }
-        })
+        .worker(busy.handler(60 * SECOND))
         .concurrency(2)
         .grace(Duration::ZERO)
         .stop_on(stop.clone());
@@ -1404,17 +1374,7 @@ async fn what_is_wrong_with_one_queue_keeps_no_lease_of_another_from_being_exten
         broker.deliver(&message("f", name, 0)).await.unwrap();
     }
     let busy = Busy::default();
-    let handler = busy.clone();
-    let worker = broker
-        .in_order(["a", "b"])
-        .worker(move |_delivery| {
-            let busy = handler.clone();
-            async move {
-                busy.for_(SECOND).await;
-                Ok::<_, AnyError>(())
-            }
-        })
-        .lasting(300 * MS);
+    let worker = broker.in_order(["a", "b"]).worker(busy.handler(SECOND)).lasting(300 * MS);
     let working = tokio::spawn(worker.run());
     until("both handlers run", async || busy.now() == 2).await;
     server.run::<()>(&["SET", "{fairlane}:q:b:timers", "not fairlane's"]).await;
