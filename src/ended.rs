@@ -10,7 +10,7 @@ use tokio::{
 use tracing::{Span, error, warn};
 
 use crate::{
-    Delivery, Error, Handled, Outcome,
+    Delivery, Error, Handled, Outcome, Token,
     error::{Cause, Result},
     in_hand::InHand,
     metrics,
@@ -92,11 +92,8 @@ impl<T: Send + Sync + 'static> Work<T> {
         // What was leased together goes as one group; but what goes back to the front, in its order:
         // one that was leased again stands before those that were behind it.
         for group in &mut groups {
-            let to_front = group[0].settling.to_front();
-            group.sort_by_key(|ended| {
-                let token = ended.delivery.token();
-                (token.queue.clone(), if to_front { 0 } else { token.lease }, token.id)
-            });
+            let order = if group[0].settling.to_front() { Token::by_id } else { Token::by_lease };
+            group.sort_by(|a, b| order(a.delivery.token(), b.delivery.token()));
         }
         let token = |ended: &Ended<T>| ended.delivery.token().clone();
         let calls = groups.iter().map(|group| {

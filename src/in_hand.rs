@@ -51,7 +51,7 @@ impl<T: Send + Sync + 'static> Work<T> {
             .filter(|(_, in_hand)| !in_hand.lost && in_hand.extend_at <= soon)
             .map(|(id, in_hand)| (*id, in_hand.delivery.token().clone()))
             .collect();
-        tokens.sort_by(|(_, a), (_, b)| (&a.queue, a.lease, a.id).cmp(&(&b.queue, b.lease, b.id)));
+        tokens.sort_by(|(_, a), (_, b)| a.by_lease(b));
         let core = self.worker.core.clone();
         self.extending = Some(Box::pin(async move {
             let asked = std::time::Instant::now();

@@ -92,8 +92,7 @@ pub(crate) async fn ack_one(core: &Arc<Core>, token: &Token) -> Result<()> {
 }
 
 async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>) {
-    // What was leased together goes as one group.
-    callers.sort_by(|(a, _), (b, _)| (&a.queue, a.lease).cmp(&(&b.queue, b.lease)));
+    callers.sort_by(|(a, _), (b, _)| a.by_lease(b));
     let (tokens, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
     let settled = settle_apart(&core, &ACK, &tokens).await;
     for (token, outcome) in tokens.iter().zip(&settled) {

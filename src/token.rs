@@ -1,6 +1,7 @@
 //! The token of a lease.
 
 use std::{
+    cmp::Ordering,
     fmt::{self, Display},
     str::FromStr,
     sync::Arc,
@@ -17,6 +18,19 @@ pub struct Token {
     pub(crate) queue: Arc<str>,
     pub(crate) id: MessageId,
     pub(crate) lease: u64,
+}
+
+impl Token {
+    /// The order in which tokens are settled: what was leased together goes as one group.
+    pub(crate) fn by_lease(&self, other: &Self) -> Ordering {
+        let order = |token: &Self| (token.lease, token.id);
+        self.queue.cmp(&other.queue).then_with(|| order(self).cmp(&order(other)))
+    }
+
+    /// That of what goes back to the front of its facet: that of its facet, whatever its lease.
+    pub(crate) fn by_id(&self, other: &Self) -> Ordering {
+        self.queue.cmp(&other.queue).then_with(|| self.id.cmp(&other.id))
+    }
 }
 
 impl Display for Token {

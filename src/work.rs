@@ -64,6 +64,7 @@ pub(crate) struct Work<T> {
     pub(crate) failed: Option<Error>,
     pub(crate) report: Report,
 }
+
 impl<T: Send + Sync + 'static> Work<T> {
     pub(crate) fn new(worker: Worker<T>, until_empty: bool) -> Self {
         Self {
