@@ -10,20 +10,18 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    BrokerBuilder, Error, Listener, Message, Queue, Queues, Receipt, Route, Token,
-    connection::Repeat,
-    core::{Core, read},
+    BrokerBuilder, Listener, Message, Queue, Queues, Receipt, Route, Token,
+    core::Core,
     deliver::{deliver, deliver_one},
     delivery::{self, failing},
-    destroy::remove,
     error::Result,
-    keys::{LAYOUT, check_name},
+    keys::check_name,
     listener::listen,
     message::Form,
     opaque_debug,
     queues::Source,
+    register::{register, spread, unregister},
     routes::check_pattern,
-    scripts,
     settle::{ACK, NACK, ack_one, settle, settle_one},
 };
 
@@ -101,42 +99,34 @@ impl<T> Broker<T> {
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a name that is not 1 to 128 of `A-Z a-z 0-9 . _ -`,
-    /// or a pattern that does not compile or is too large.
+    /// or a pattern that does not compile or is too large; [`Partly`](crate::Error::Partly) when not all
+    /// partitions of the namespace were reached.
     pub async fn register_queue(&self, name: &str, pattern: &str) -> Result<Queue<T>> {
         check_name(name)?;
         check_pattern(pattern)?;
-        let mut command = self.core.command(&scripts::REGISTER_QUEUE, &[name]);
-        command.arg(name).arg(pattern).arg(LAYOUT);
-        loop {
-            match self.core.call(&scripts::REGISTER_QUEUE, &command, Repeat::Safe).await {
-                // Somebody has begun to destroy it: that is brought to its end first.
-                Err(Error::Server { code, .. }) if code == "CLOSED" => {
-                    remove(&self.core, name).await?;
-                }
-                result => return result.map(|_| self.queue(name)),
-            }
-        }
+        register(self.core.first(), name, pattern).await?;
+        spread(&self.core, name, Some(pattern)).await?;
+        Ok(self.queue(name))
     }
 
     /// Removes the route of a queue: nothing more is delivered to it. What is on it stays, and can
     /// be pulled and leased. Returns whether there was a route.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have.
+    /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have;
+    /// [`Partly`](crate::Error::Partly) as for [`register_queue`](Self::register_queue).
     pub async fn unregister_queue(&self, name: &str) -> Result<bool> {
         check_name(name)?;
-        let mut command = self.core.command(&scripts::UNREGISTER_QUEUE, &[]);
-        command.arg(name);
-        let reply = self.core.call(&scripts::UNREGISTER_QUEUE, &command, Repeat::Safe).await?;
-        // Sent again, it may have found its own work done.
-        Ok(reply.repeated || read::<u8>(reply.value)? == 1)
+        let was_there = unregister(self.core.first(), name).await?;
+        spread(&self.core, name, None).await?;
+        Ok(was_there)
     }
 
     /// The routes that are registered now, by any client, in the order of their queues' names.
     ///
     /// One whose pattern does not compile here matches nothing; it is reported as a warning.
     pub async fn queues(&self) -> Result<Vec<Route>> {
-        Ok(self.core.load_routes(None, self.core.connection.end()).await?.all.clone())
+        Ok(self.core.first().load_routes(None, self.core.end()).await?.all.clone())
     }
 
     /// A handle for a queue. It makes no call: a bad or unknown name is the error of the first call
@@ -214,7 +204,7 @@ impl<T> Broker<T> {
     {
         let ready = messages.into_iter().map(|message| self.form.ready(message.into(), &self.core));
         let ready: Vec<_> = ready.collect::<Result<_, _>>()?;
-        deliver(&self.core, &ready).await
+        deliver(&self.core, ready).await
     }
 
     /// Hears live what is delivered from now on to topics that `glob` matches, on any queue or on

@@ -2,18 +2,23 @@
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
-use redis::ConnectionInfo;
 use serde_json::Value;
 
 use crate::{
-    Broker, Invalid,
+    Broker, Credentials, Error, Invalid,
+    address::Address,
     connection::Connection,
     core::{Core, Kept, Testing},
     error::Result,
     keys::Keys,
-    link::{Link, parse},
+    layout::{Layout, MOST_PARTITIONS},
+    link::{Link, Settings, Way},
     message::{AnyError, Form},
     metrics, opaque_debug,
+    partition::Partition,
+    register,
+    subscriptions::Subscriptions,
+    visits::Visits,
 };
 
 /// The settings of a broker; made by [`Broker::builder`].
@@ -22,8 +27,11 @@ pub struct BrokerBuilder<T = Value> {
     form: Form<T>,
     source: Source,
     namespace: Option<String>,
+    partitions: Option<u32>,
     max_body: usize,
     deadline: Duration,
+    heartbeat: Duration,
+    settings: Settings,
     testing: Testing,
 }
 
@@ -37,16 +45,16 @@ enum Source {
 
 impl Source {
     /// Where to connect, and what has to live as long as the broker.
-    async fn open(self) -> Result<(ConnectionInfo, Option<Kept>)> {
+    async fn open(self) -> Result<(Address, Option<Kept>)> {
         match self {
-            Self::Url(url) => Ok((parse(&url)?, None)),
+            Self::Url(url) => Ok((Address::parse(&url)?, None)),
             #[cfg(all(unix, feature = "embedded"))]
             Self::Embedded(dir) => {
                 let server = crate::embedded::Server::start(&dir).await?;
-                Ok((server.address()?, Some(server)))
+                Ok((Address::Server(server.address()?), Some(server)))
             }
             #[cfg(all(unix, feature = "testing"))]
-            Self::Running(server) => Ok((server.address()?, Some(server))),
+            Self::Running(server) => Ok((Address::Server(server.address()?), Some(server))),
         }
     }
 }
@@ -79,15 +87,26 @@ impl<T> BrokerBuilder<T> {
             form,
             source: Source::Url("redis://127.0.0.1:6379".into()),
             namespace: None,
+            partitions: None,
             max_body: 1 << 20,
             deadline: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(5),
+            settings: Settings::default(),
             testing: Testing::default(),
         }
     }
 
-    /// The Redis to use: `redis://user:password@host:port/database`, `rediss://` for TLS (cargo
-    /// feature `tls`), or `unix:///path/to/redis.sock?db=0&user=name&pass=password`. What is not
-    /// given is left out: `redis://host` will do. Defaults to `redis://127.0.0.1:6379`.
+    /// The Redis to use. What is not given is left out: `redis://host` will do. Defaults to
+    /// `redis://127.0.0.1:6379`.
+    ///
+    /// | what it is | the URL |
+    /// |---|---|
+    /// | one server | `redis://user:password@host:port/database` |
+    /// | the same, by its socket | `unix:///path/to/redis.sock?db=0&user=name&pass=password` |
+    /// | a cluster (cargo feature `cluster`) | `redis-cluster://user:password@host:port,host:port`: some of its nodes |
+    /// | what Sentinel watches over (cargo feature `sentinel`) | `redis-sentinel://user:password@host:port,host:port/service/database?sentinel_user=name&sentinel_pass=password`: the sentinels, and what they call the service |
+    ///
+    /// With `rediss` in place of `redis` it is reached by TLS (cargo feature `tls`).
     ///
     /// It takes the place of `embedded`.
     pub fn redis(mut self, url: impl Into<String>) -> Self {
@@ -124,6 +143,20 @@ impl<T> BrokerBuilder<T> {
     /// `namespace:topic`, and where there is none on `topic`.
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
+        self
+    }
+
+    /// Divides a new namespace into partitions, 1 to 256, which a cluster can have on several of its
+    /// nodes: each facet is in one of them. Defaults to as many as the namespace has, and to 1 where it
+    /// is new.
+    ///
+    /// Each partition has its keys, `{namespace:0}:` and so on, a connection of its own, and one more for
+    /// each queue that is waited on. A delivery goes to the partition of its facet, and workers visit all
+    /// of them, in proportion to the weight that is ready there.
+    ///
+    /// The number cannot be changed: another one is [`Partitions`](crate::Error::Partitions).
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = Some(partitions);
         self
     }
 
@@ -196,6 +229,40 @@ impl<T> BrokerBuilder<T> {
         self
     }
 
+    /// In which time a connection that has fallen silent is found and made anew, 10 ms to 1 h: one on
+    /// which nothing came for half of it is asked for an answer, which has the other half. So long
+    /// may a server take to answer a new connection, too: half of it. Defaults to 5 seconds.
+    pub fn heartbeat(mut self, time: Duration) -> Self {
+        self.heartbeat = time;
+        self
+    }
+
+    /// Who this broker is for Redis, in place of what the URL says. `current` gives the credentials
+    /// that are good now: it is asked for each new connection, and twice in each
+    /// [`heartbeat`](Self::heartbeat) whether they are others by now; then connections that are there
+    /// tell Redis, too. So it should keep them, not fetch them.
+    ///
+    /// ```no_run
+    /// # use fairlane::{Broker, Credentials};
+    /// # use std::sync::{Arc, RwLock};
+    /// # async fn example(url: &str) -> fairlane::Result<()> {
+    /// let token = Arc::new(RwLock::new(String::from("of now"))); // a task of yours renews it
+    /// let current = token.clone();
+    /// let broker: Broker = Broker::builder()
+    ///     .redis(url)
+    ///     .credentials(move || Credentials::new("shop", &*current.read().unwrap()))
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn credentials(
+        mut self,
+        current: impl Fn() -> Credentials + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.credentials = Some(Arc::new(current));
+        self
+    }
+
     /// Points it at a server that runs, and gives it the clock of a test.
     #[cfg(all(unix, feature = "testing"))]
     pub(crate) fn testing(
@@ -234,7 +301,8 @@ impl<T> BrokerBuilder<T> {
     /// [`NotSent`](crate::Error::NotSent) when Redis cannot be reached,
     /// [`Denied`](crate::Error::Denied) for a wrong password;
     /// [`Unsupported`](crate::Error::Unsupported) for a server before Redis 7.0, and for a
-    /// namespace that a newer fairlane has laid out; for an embedded server also
+    /// namespace that a newer fairlane has laid out; [`Partitions`](crate::Error::Partitions) for one
+    /// that has another number of partitions; for an embedded server also
     /// [`NoServer`](crate::Error::NoServer), [`InUse`](crate::Error::InUse) and
     /// [`NotStarted`](crate::Error::NotStarted).
     ///
@@ -252,13 +320,57 @@ impl<T> BrokerBuilder<T> {
         if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.deadline) {
             return Err(Invalid::OutOfRange { what: "deadline", range: "1 ms to 1 h" }.into());
         }
+        if !(Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&self.heartbeat) {
+            return Err(Invalid::OutOfRange { what: "heartbeat", range: "10 ms to 1 h" }.into());
+        }
+        let partitions = self.partitions.map(u64::from);
+        if partitions.is_some_and(|count| !(1..=MOST_PARTITIONS).contains(&count)) {
+            return Err(Invalid::OutOfRange { what: "partitions", range: "1 to 256" }.into());
+        }
         metrics::describe();
-        let (info, server) = self.source.open().await?;
-        let connection = Connection::new(Link::new(info)?, self.deadline);
-        let core = Core::new(connection, keys, self.max_body, self.testing, server);
-        let end = core.connection.end();
-        core.check(end).await?;
-        core.load_routes(None, end).await?;
+        let (address, server) = self.source.open().await?;
+        let settings = Arc::new(Settings { patience: self.heartbeat / 2, ..self.settings });
+        let way = Way::new(address, &settings);
+        let (deadline, testing) = (self.deadline, Arc::new(self.testing));
+        let partition = |place, layout, keys: Keys| {
+            let connection = Connection::new(Link::new(&way, &settings, keys.tag()), deadline);
+            Partition::new(place, layout, connection, keys, testing.clone())
+        };
+        // What holds for all of a namespace is where it would be if it was not divided.
+        let whole = partition(0, Layout::new(1), keys.clone());
+        let end = whole.connection.end();
+        whole.check_server(end).await?;
+        let found = whole.layout(partitions.map(Layout::new), end).await?;
+        let layout = found.unwrap_or_else(|| Layout::new(1));
+        if let Some(wanted) = partitions.filter(|wanted| *wanted != layout.partitions) {
+            return Err(Error::Partitions { found: layout.partitions, wanted });
+        }
+        let partitions: Box<[_]> = match layout.partitions {
+            1 => [Arc::new(whole)].into(),
+            several => (0..several)
+                .map(|place| Arc::new(partition(place, layout, keys.of_partition(place))))
+                .collect(),
+        };
+        let core = Core {
+            partitions,
+            visits: Visits::default(),
+            max_body: self.max_body,
+            deadline,
+            subscriptions: Subscriptions::default(),
+            _server: server,
+        };
+        core.ask(async |partition| {
+            let there = partition.layout(found, end).await?.unwrap_or(layout);
+            match there == layout {
+                true => Ok(()),
+                // Somebody has deleted a part of it, and made another one.
+                false => {
+                    Err(Error::Partitions { found: there.partitions, wanted: layout.partitions })
+                }
+            }
+        })
+        .await?;
+        register::load(&core, end).await?;
         Ok(Broker { core: Arc::new(core), form: Arc::new(self.form) })
     }
 }

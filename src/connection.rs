@@ -1,8 +1,9 @@
-//! The connection: one for all calls, made anew when it breaks, one deadline for each call.
+//! The connection of the calls to a partition: made anew when it breaks or falls silent, one
+//! deadline for each call.
 
 use std::{
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -12,15 +13,23 @@ use redis::{
     Cmd, PushInfo, PushKind, RedisError, Value,
     aio::{AsyncPushSender, MultiplexedConnection, SendError},
 };
-use tokio::time::{Instant, timeout_at};
-use tracing::{info, trace};
+use tokio::{
+    sync::watch,
+    task::AbortHandle,
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, trace, warn};
 
 use crate::{
     Error,
-    error::{Cause, Result, refused},
-    link::{Link, Pause, send, steps_down},
+    error::{Cause, Result, chain, refused},
+    link::{Link, Meaning, Pause, send, silent},
     scripts::Script,
 };
+
+/// A connection that lasted less than this is not made anew at once.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// Whether a call that may have been carried out may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +55,37 @@ pub(crate) struct Connection {
     pub(crate) link: Arc<Link>,
     /// The longest that a call may take.
     pub(crate) deadline: Duration,
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
     live: RwLock<Option<Live>>,
     /// Held while connecting, so that many calls make one connection.
-    connecting: tokio::sync::Mutex<u64>,
+    connecting: tokio::sync::Mutex<Connecting>,
+    seen: Mutex<Seen>,
+    /// Counts the connections that fell silent.
+    silences: watch::Sender<u64>,
+}
+
+/// What was seen of the connections so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    /// How many were made.
+    pub(crate) connections: u64,
+    /// When the last of them was made, or tried.
+    pub(crate) connected: Option<Instant>,
+    /// The last answer to a call or a heartbeat.
+    pub(crate) answered: Option<Instant>,
+    /// Why the last one broke, or could not be made. None while there is one.
+    pub(crate) error: Option<Cause>,
+}
+
+#[derive(Debug, Default)]
+struct Connecting {
+    pause: Pause,
+    /// No try before that.
+    next: Option<Instant>,
 }
 
 /// One connection, as long as it lasts.
@@ -57,6 +94,19 @@ struct Live {
     number: u64,
     multiplexed: MultiplexedConnection,
     closed: Closed,
+    /// That it does not answer any more.
+    silent: CancellationToken,
+    _heartbeat: Arc<Heartbeat>,
+}
+
+/// Ends the heartbeat of a connection that nobody uses any more.
+#[derive(Debug)]
+struct Heartbeat(AbortHandle);
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Set as soon as the client sees that the connection is gone, so that the next call need not find
@@ -75,17 +125,27 @@ impl AsyncPushSender for Closed {
 
 impl Connection {
     pub(crate) fn new(link: Link, deadline: Duration) -> Self {
-        Self {
-            link: Arc::new(link),
-            deadline,
+        let state = State {
             live: RwLock::new(None),
-            connecting: tokio::sync::Mutex::new(0),
-        }
+            connecting: tokio::sync::Mutex::default(),
+            seen: Mutex::default(),
+            silences: watch::Sender::new(0),
+        };
+        Self { link: Arc::new(link), deadline, state: Arc::new(state) }
     }
 
     /// When a call that begins now has to end.
     pub(crate) fn end(&self) -> Instant {
         Instant::now() + self.deadline
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        self.state.seen().clone()
+    }
+
+    /// Tells when a connection falls silent: others that lead the same way may be, too.
+    pub(crate) fn silences(&self) -> watch::Receiver<u64> {
+        self.state.silences.subscribe()
     }
 
     /// Sends a command, the EVALSHA of `script` where there is one, and does whatever it takes
@@ -112,52 +172,68 @@ impl Connection {
                 Ok(Ok(live)) => live,
                 Ok(Err(error)) => {
                     let cause = self.link.unreachable(error)?;
-                    if pause.before(end).await {
-                        continue;
+                    if Instant::now() < end {
+                        continue; // The next try waits for its time.
                     }
                     return Err(lost(repeated, cause));
                 }
-                Err(_) => return Err(lost(repeated, Cause::timeout("no connection in time"))),
+                Err(_) => {
+                    let cause = self.seen().error;
+                    let cause = cause.unwrap_or_else(|| Cause::timeout("no connection in time"));
+                    return Err(lost(repeated, cause));
+                }
             };
             if Instant::now() >= end {
                 return Err(lost(repeated, Cause::timeout("no time was left to send it")));
             }
             let sent = std::time::Instant::now();
-            let mut sending = live.multiplexed.clone();
-            let error = match timeout_at(end, send(&mut sending, command)).await {
-                Ok(Ok(value)) => return Ok(Reply { value, repeated, sent }),
+            let error = match timeout_at(end, live.send(command)).await {
+                Ok(Ok(value)) => {
+                    self.state.answered();
+                    return Ok(Reply { value, repeated, sent });
+                }
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    self.discard(&live); // A silent link does not break by itself.
-                    return Err(Error::MaybeApplied(Cause::timeout("no reply in time")));
+                    let cause = Cause::timeout("no reply in time");
+                    self.state.discard(&live, cause.clone()); // A silent link does not break by itself.
+                    return Err(Error::MaybeApplied(cause));
                 }
             };
-            match (error.code(), script) {
-                (Some("NOSCRIPT"), Some(script)) => {
-                    // Once is the rule. Somebody may flush them again and again.
-                    if loaded && !pause.before(end).await {
-                        return Err(refused(error));
-                    }
-                    loaded = true;
-                    let mut load = redis::cmd("SCRIPT");
-                    load.arg("LOAD").arg(&script.text);
-                    // Whatever else comes of it, the next try shows.
-                    if let Ok(Err(error)) = timeout_at(end, send(&mut sending, &load)).await
-                        && error.code().is_some()
-                    {
-                        return Err(refused(error));
-                    }
+            if let (Some("NOSCRIPT"), Some(script)) = (error.code(), script) {
+                // Once is the rule. Somebody may flush them again and again.
+                if loaded && !pause.before(end).await {
+                    return Err(refused(error));
                 }
-                // Not carried out.
-                _ if steps_down(&error) => {
-                    self.discard(&live);
+                loaded = true;
+                let mut load = redis::cmd("SCRIPT");
+                load.arg("LOAD").arg(&script.text);
+                // Whatever else comes of it, the next try shows.
+                if let Ok(Err(error)) = timeout_at(end, live.send(&load)).await
+                    && self.link.meant(&error) == Meaning::Refused
+                {
+                    return Err(refused(error));
+                }
+                continue;
+            }
+            match self.link.meant(&error) {
+                Meaning::Elsewhere => {
+                    self.link.misleads();
+                    self.state.discard(&live, Cause::new(error.clone()));
                     if !pause.before(end).await {
                         return Err(lost(repeated, Cause::new(error)));
                     }
                 }
-                (Some(_), _) => return Err(refused(error)),
-                (None, _) => {
-                    self.discard(&live);
+                Meaning::NotNow => {
+                    if !pause.before(end).await {
+                        return Err(match repeated {
+                            true => Error::MaybeApplied(Cause::new(error)),
+                            false => refused(error),
+                        });
+                    }
+                }
+                Meaning::Refused => return Err(self.link.refused(error)),
+                Meaning::Lost => {
+                    self.state.discard(&live, Cause::new(error.clone()));
                     if repeat == Repeat::Never || !pause.before(end).await {
                         return Err(Error::MaybeApplied(Cause::new(error)));
                     }
@@ -167,23 +243,72 @@ impl Connection {
         }
     }
 
-    /// The connection, made now if there is none.
+    /// The connection, made now if there is none. However many ask for one, tries are made one
+    /// after the other, with pauses.
     async fn live(&self) -> Result<Live, RedisError> {
-        if let Some(live) = self.current() {
+        if let Some(live) = self.state.current() {
             return Ok(live);
         }
-        let mut number = self.connecting.lock().await;
-        if let Some(live) = self.current() {
+        let mut connecting = self.state.connecting.lock().await;
+        if let Some(live) = self.state.current() {
             return Ok(live); // Another call was first.
         }
-        let closed = Closed::default();
-        let multiplexed = self.link.connect(closed.clone()).await?;
-        let again = if *number == 0 { "connected" } else { "connected again" };
-        info!(target: "fairlane", address = self.link.address, "{again}");
-        *number += 1;
-        let live = Live { number: *number, multiplexed, closed };
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
+        if let Some(next) = connecting.next {
+            sleep_until(next).await;
+        }
+        let (closed, begun) = (Closed::default(), Instant::now());
+        let connected = self.link.connect(closed.clone()).await;
+        let mut seen = self.state.seen();
+        // That it can be made says little, where the last one was gone so soon.
+        let lasted = seen.connected.is_none_or(|last| begun - last > SHORT);
+        if connected.is_ok() && lasted {
+            connecting.pause = Pause::default();
+        }
+        // However short its deadline is, a call makes a try of its own.
+        let wait = connecting.pause.next().min(self.deadline / 2);
+        connecting.next = Some(Instant::now() + wait).filter(|_| !(connected.is_ok() && lasted));
+        seen.connected = Some(begun);
+        let multiplexed = connected.inspect_err(|error| {
+            seen.error = self.link.unreachable(error.clone()).ok();
+        })?;
+        seen.connections += 1;
+        (seen.answered, seen.error) = (Some(Instant::now()), None);
+        let number = seen.connections;
+        drop(seen);
+        let again = if number == 1 { "connected" } else { "connected again" };
+        info!(target: "fairlane", address = &*self.link.address(), "{again}");
+        let silent = CancellationToken::new();
+        let heartbeat = heartbeat(
+            Arc::downgrade(&self.state),
+            self.link.clone(),
+            multiplexed.clone(),
+            silent.clone(),
+        );
+        let heartbeat = Arc::new(Heartbeat(tokio::spawn(heartbeat).abort_handle()));
+        let live = Live { number, multiplexed, closed, silent, _heartbeat: heartbeat };
+        *self.state.live.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
         Ok(live)
+    }
+}
+
+impl Live {
+    /// Sends a command. That the connection has fallen silent meanwhile is as if it had broken.
+    async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
+        let mut multiplexed = self.multiplexed.clone();
+        match self.silent.run_until_cancelled(send(&mut multiplexed, command)).await {
+            Some(answer) => answer,
+            None => Err(silent("a heartbeat").into()),
+        }
+    }
+}
+
+impl State {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answered(&self) {
+        self.seen().answered = Some(Instant::now());
     }
 
     fn current(&self) -> Option<Live> {
@@ -192,10 +317,64 @@ impl Connection {
     }
 
     /// Takes care that the next call makes a new connection.
-    fn discard(&self, live: &Live) {
+    fn discard(&self, live: &Live, why: Cause) {
         let mut current = self.live.write().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|current| current.number == live.number) {
             *current = None;
+            self.seen().error = Some(why);
         }
+    }
+}
+
+/// Asks a connection on which nothing has come for a while whether it still answers, and tells
+/// Redis the credentials when they are others. Ends when it does not answer.
+async fn heartbeat(
+    state: Weak<State>,
+    link: Arc<Link>,
+    mut connection: MultiplexedConnection,
+    silent: CancellationToken,
+) {
+    let patience = link.settings.patience;
+    let mut credentials = link.settings.credentials();
+    loop {
+        sleep(patience).await;
+        let now = link.settings.credentials();
+        let renewed = now.as_ref().filter(|_| now != credentials);
+        let mut command = redis::cmd(if renewed.is_some() { "AUTH" } else { "PING" });
+        if let Some(renewed) = renewed {
+            command.arg(renewed.user.as_deref().unwrap_or("default")).arg(&renewed.password);
+        }
+        let Some(strong) = state.upgrade() else { return };
+        let busy = strong.seen().answered.is_some_and(|last| last.elapsed() < patience);
+        drop(strong);
+        if busy && renewed.is_none() {
+            continue;
+        }
+        let answer = timeout(patience, send(&mut connection, &command)).await;
+        let Some(state) = state.upgrade() else { return };
+        match answer {
+            // It may be busy, or load its data: it answers.
+            Ok(Err(error)) if error.code().is_some() => {
+                state.answered();
+                if renewed.is_some() {
+                    let error = chain(&error);
+                    warn!(target: "fairlane", %error, "Redis does not take the renewed credentials");
+                }
+            }
+            Ok(Ok(_)) => state.answered(),
+            // The calls on it end, and the next one makes a new one.
+            Ok(Err(_)) | Err(_) => {
+                let address = link.address();
+                warn!(target: "fairlane", address = &*address, "the connection does not answer");
+                silent.cancel();
+                let current = state.current().filter(|live| live.silent.is_cancelled());
+                if let Some(live) = current {
+                    state.discard(&live, Cause::timeout("the connection did not answer"));
+                }
+                state.silences.send_modify(|silences| *silences += 1);
+                return;
+            }
+        }
+        credentials = now;
     }
 }

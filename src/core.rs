@@ -1,27 +1,22 @@
-//! All that is not generic: connection, scripts, routes. It knows bytes, facets and topics.
+//! All that is not generic, behind every handle of a broker: the partitions, and what they share.
 
 use std::{
     any::Any,
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use redis::{Cmd, FromRedisValue, Value};
+use futures_util::future::{join_all, try_join_all};
+use redis::{FromRedisValue, Value};
 use tokio::{sync::watch, time::Instant};
-use tracing::warn;
 
 use crate::{
-    Error,
-    connection::{Connection, Repeat, Reply},
-    deliver::Deliveries,
+    Error, MessageId,
     error::{Result, unexpected},
-    keys::{Keys, LAYOUT},
-    routes::Routes,
-    scripts::{self, Script},
-    serve::Takes,
-    settle::Acks,
+    partition::Partition,
+    scripts::Script,
     subscriptions::Subscriptions,
-    wait::Lines,
+    visits::Visits,
 };
 
 /// What ends with the last handle of a broker.
@@ -38,144 +33,116 @@ pub(crate) struct Testing {
     pub(crate) scripts: Vec<Script>,
 }
 
+impl Testing {
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.as_ref().map_or_else(SystemTime::now, |clock| {
+            SystemTime::UNIX_EPOCH + Duration::from_millis(clock())
+        })
+    }
+}
+
 /// What is behind every handle of a broker.
 pub(crate) struct Core {
-    pub(crate) connection: Connection,
-    pub(crate) keys: Keys,
+    /// At least one.
+    pub(crate) partitions: Box<[Arc<Partition>]>,
+    /// Which of them is served next.
+    pub(crate) visits: Visits,
     /// The largest body that is delivered, in bytes.
     pub(crate) max_body: usize,
-    pub(crate) testing: Testing,
-    /// Calls that are about to go out.
-    pub(crate) deliveries: Arc<Deliveries>,
-    pub(crate) acks: Arc<Acks>,
-    pub(crate) takes: Arc<Takes>,
-    /// Those who wait.
-    pub(crate) lines: Lines,
+    /// The longest that a call may take.
+    pub(crate) deadline: Duration,
     /// Those who listen.
     pub(crate) subscriptions: Subscriptions,
-    routes: RwLock<Arc<Routes>>,
-    /// Held while routes are loaded, so that many calls load them once.
-    loading: tokio::sync::Mutex<()>,
-    _server: Option<Kept>,
+    pub(crate) _server: Option<Kept>,
 }
 
 impl Core {
-    pub(crate) fn new(
-        connection: Connection,
-        keys: Keys,
-        max_body: usize,
-        testing: Testing,
-        server: Option<Kept>,
-    ) -> Self {
-        Self {
-            connection,
-            keys,
-            max_body,
-            testing,
-            deliveries: Deliveries::of_a_part(),
-            acks: Acks::of_a_part(),
-            takes: Takes::of_a_part(),
-            lines: Lines::default(),
-            subscriptions: Subscriptions::default(),
-            routes: RwLock::new(Arc::new(Routes::new(std::iter::empty()))),
-            loading: tokio::sync::Mutex::default(),
-            _server: server,
-        }
+    /// The one whose routes and settings the others follow.
+    pub(crate) fn first(&self) -> &Arc<Partition> {
+        &self.partitions[0]
     }
 
-    /// Begins the call of a script with these queues; its own arguments are to follow.
-    pub(crate) fn command(&self, script: &Script, queues: &[&str]) -> Cmd {
-        let keys = self.keys.of(queues);
-        let now = self.testing.clock.as_ref().map_or(0, |clock| clock());
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.script(script).sha).arg(keys.len()).arg(keys).arg(now);
-        command
+    /// The one that has a facet: the first eight bytes of its SHA-1 as a number, modulo how many
+    /// there are, so that it is the same for everybody, for ever.
+    pub(crate) fn of_facet(&self, facet: &str) -> &Arc<Partition> {
+        if self.partitions.len() == 1 {
+            return self.first();
+        }
+        let digest = sha1_smol::Sha1::from(facet).digest().bytes();
+        let number = digest[..8].iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+        &self.partitions[(number % self.partitions.len() as u64) as usize]
+    }
+
+    /// The one that has a message.
+    pub(crate) fn of_message(&self, id: MessageId) -> &Arc<Partition> {
+        &self.partitions[(id.0 % self.partitions.len() as u64) as usize]
+    }
+
+    /// The places of things, by the partition that each is of.
+    pub(crate) fn apart<'a, Thing>(
+        &'a self,
+        things: &[Thing],
+        of: impl Fn(&Thing) -> &'a Arc<Partition>,
+    ) -> Vec<(&'a Arc<Partition>, Vec<usize>)> {
+        let mut places = vec![Vec::new(); self.partitions.len()];
+        for (place, thing) in things.iter().enumerate() {
+            places[of(thing).place as usize].push(place);
+        }
+        let parts = self.partitions.iter().zip(places);
+        parts.filter(|(_, places)| !places.is_empty()).collect()
     }
 
     /// The time by which what is due at a time is checked.
     pub(crate) fn now(&self) -> SystemTime {
-        let testing = self.testing.clock.as_ref();
-        testing.map_or_else(SystemTime::now, |clock| {
-            SystemTime::UNIX_EPOCH + Duration::from_millis(clock())
-        })
+        self.first().now()
     }
 
-    /// Calls a script, within the deadline.
-    pub(crate) async fn call(
-        &self,
-        script: &Script,
-        command: &Cmd,
-        repeat: Repeat,
-    ) -> Result<Reply> {
-        self.call_until(script, command, repeat, self.connection.end()).await
+    /// When a call that begins now has to end.
+    pub(crate) fn end(&self) -> Instant {
+        Instant::now() + self.deadline
     }
 
-    /// Calls a script that is one of several that have a deadline together.
-    pub(crate) async fn call_until(
-        &self,
-        script: &Script,
-        command: &Cmd,
-        repeat: Repeat,
-        end: Instant,
-    ) -> Result<Reply> {
-        self.connection.call(command, Some(self.script(script)), repeat, end).await
-    }
-
-    fn script<'a>(&'a self, script: &'a Script) -> &'a Script {
-        self.testing.scripts.iter().find(|other| other.name == script.name).unwrap_or(script)
-    }
-
-    /// Checks that server and namespace are of a kind that this version works with.
-    pub(crate) async fn check(&self, end: Instant) -> Result<()> {
-        let hello = self.connection.call(&redis::cmd("HELLO"), None, Repeat::Safe, end).await?;
-        let said: Vec<(String, Value)> = read(hello.value)?;
-        let field = |name| said.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        let version: String = field("version").map_or_else(|| Ok(String::new()), read)?;
-        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-        if major.is_none_or(|major| major < 7) {
-            return Err(Error::unsupported_server(format!("Redis {version}")));
+    /// Asks all partitions at once.
+    pub(crate) async fn ask<'a, Out, Call: Future<Output = Result<Out>>>(
+        &'a self,
+        call: impl Fn(&'a Arc<Partition>) -> Call,
+    ) -> Result<Vec<Out>> {
+        match &*self.partitions {
+            [one] => Ok(vec![call(one).await?]),
+            all => try_join_all(all.iter().map(call)).await,
         }
-        let mut command = self.command(&scripts::CONNECT, &[]);
-        command.arg(LAYOUT);
-        let reply = self.call_until(&scripts::CONNECT, &command, Repeat::Safe, end).await?;
-        let layout: u32 = read(reply.value)?;
-        if layout > LAYOUT {
-            let found = format!("layout {layout} of the keys");
-            return Err(Error::Unsupported {
-                found,
-                needed: "update fairlane, this one knows older ones only",
-            });
-        }
-        Ok(())
     }
 
-    /// The routes as they were when they were last loaded.
-    pub(crate) fn routes(&self) -> Arc<Routes> {
-        self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Does something to the first partition, and when that is done, to the others.
+    pub(crate) async fn all<'a, Out, Call: Future<Output = Result<Out>>>(
+        &'a self,
+        call: impl Fn(&'a Arc<Partition>) -> Call,
+    ) -> Result<Vec<Out>> {
+        let mut done = vec![call(self.first()).await?];
+        done.extend(self.others(call).await?);
+        Ok(done)
     }
 
-    /// Loads the routes, unless another call has already replaced those that were found to be
-    /// stale.
-    pub(crate) async fn load_routes(
-        &self,
-        stale: Option<&Arc<Routes>>,
-        end: Instant,
-    ) -> Result<Arc<Routes>> {
-        let _one_at_a_time = self.loading.lock().await;
-        let current = self.routes();
-        if stale.is_some_and(|stale| !Arc::ptr_eq(stale, &current)) {
-            return Ok(current);
+    /// Does something to all partitions but the first, at once. All are tried, whatever fails.
+    pub(crate) async fn others<'a, Out, Call: Future<Output = Result<Out>>>(
+        &'a self,
+        call: impl Fn(&'a Arc<Partition>) -> Call,
+    ) -> Result<Vec<Out>> {
+        let (mut done, mut missed, mut failed) = (Vec::new(), Vec::new(), None);
+        let others = self.partitions[1..].iter();
+        for (partition, outcome) in others.clone().zip(join_all(others.map(call)).await) {
+            match outcome {
+                Ok(out) => done.push(out),
+                Err(error) => {
+                    missed.push(partition.place as u32);
+                    failed.get_or_insert(error);
+                }
+            }
         }
-        let command = self.command(&scripts::QUEUES, &[]);
-        let reply = self.call_until(&scripts::QUEUES, &command, Repeat::Safe, end).await?;
-        let mut flat = read::<Vec<Vec<u8>>>(reply.value)?.into_iter();
-        let pairs = std::iter::from_fn(|| Some((flat.next()?, flat.next()?)));
-        let routes = Arc::new(Routes::new(pairs));
-        if routes.all.is_empty() && !current.all.is_empty() {
-            warn!(target: "fairlane", "all routes are gone: what is delivered now is kept nowhere");
+        match failed {
+            None => Ok(done),
+            Some(error) => Err(Error::Partly { missed, source: Box::new(error) }),
         }
-        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes.clone();
-        Ok(routes)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     keys::{check_label, check_name},
     message::{Decode, Stored},
     opaque_debug,
+    partition::Partition,
     scripts::{self, Script},
     stats::look,
 };
@@ -116,22 +117,34 @@ impl<T> DeadLetters<T> {
     /// nothing.
     pub async fn page(&self, from: Cursor) -> Result<(Vec<DeadLetter<T>>, Option<Cursor>)> {
         let facet = self.check()?;
-        let from = if from == Cursor::default() { String::new() } else { from.at };
+        let partition = match &self.facet {
+            Some(facet) => Some(self.core.of_facet(facet)),
+            None => from.partition(&self.core),
+        };
+        let Some(partition) = partition else { return Ok((Vec::new(), None)) };
+        let place = partition.place as u32;
+        let begins = from.at == Cursor::default().at;
+        let from = if begins { String::new() } else { from.at };
         let ask = |command: &mut redis::Cmd| {
             command.arg(facet).arg(&from).arg(PAGE);
         };
-        let values = look(&self.core, &scripts::DEAD_LETTERS, &self.queue, ask).await?;
+        let values = look(partition, &scripts::DEAD_LETTERS, &self.queue, ask).await?;
         let mut values = values.into_iter();
         let next: String = read(values.next().unwrap_or(Value::Nil))?;
         let mut page = Vec::with_capacity(values.len() / 2);
         while let (Some(_id), Some(raw)) = (values.next(), values.next()) {
-            match self.letter(&read::<Vec<u8>>(raw)?) {
+            match self.letter(partition, &read::<Vec<u8>>(raw)?) {
                 Ok(letter) => page.push(letter),
                 // Somebody else has put it there: it shall not hide the others.
                 Err(error) => warn!(target: "fairlane", queue = &*self.queue, %error, "left out"),
             }
         }
-        Ok((page, Some(next).filter(|next| !next.is_empty()).map(|at| Cursor { set: 1, at })))
+        let more = Some(next).filter(|next| !next.is_empty());
+        let next = match more.map(|at| Cursor { partition: place, set: 1, at }) {
+            None if self.facet.is_none() => Cursor::after(partition),
+            next => next,
+        };
+        Ok((page, next))
     }
 
     /// Lets one of them join the end of its facet again, as if it was delivered now: with all its
@@ -172,18 +185,33 @@ impl<T> DeadLetters<T> {
     }
 
     async fn one(&self, script: &Script, id: MessageId) -> Result<()> {
-        match self.step(script, &id.to_string(), 0).await?.0 {
+        let partition = self.core.of_message(id);
+        let facet = self.facet.as_ref();
+        if facet.is_some_and(|facet| !Arc::ptr_eq(self.core.of_facet(facet), partition)) {
+            return Err(Error::NoSuchMessage(id)); // It is of another facet.
+        }
+        match self.step(partition, script, &partition.number(id).to_string(), 0).await?.0 {
             0 => Err(Error::NoSuchMessage(id)),
             _ => Ok(()),
         }
     }
 
     async fn all(&self, script: &Script) -> Result<u64> {
+        match &self.facet {
+            Some(facet) => self.all_of(self.core.of_facet(facet), script).await,
+            None => {
+                let all = self.core.ask(|partition| self.all_of(partition, script)).await?;
+                Ok(all.into_iter().sum())
+            }
+        }
+    }
+
+    async fn all_of(&self, partition: &Partition, script: &Script) -> Result<u64> {
         let (mut count, mut by) = (0, 0);
         loop {
             // Those that die meanwhile are not among them. The last step moves nothing, or says what is
             // in the way.
-            let (some, removed, begun) = self.step(script, "", by).await?;
+            let (some, removed, begun) = self.step(partition, script, "", by).await?;
             (count, by) = (count + some, begun);
             if removed == 0 {
                 return Ok(count);
@@ -191,11 +219,17 @@ impl<T> DeadLetters<T> {
         }
     }
 
-    async fn step(&self, script: &Script, id: &str, by: u64) -> Result<(u64, u64, u64)> {
+    async fn step(
+        &self,
+        partition: &Partition,
+        script: &Script,
+        id: &str,
+        by: u64,
+    ) -> Result<(u64, u64, u64)> {
         let facet = self.check()?;
-        let mut command = self.core.command(script, &[&self.queue]);
+        let mut command = partition.command(script, &[&self.queue]);
         command.arg(&*self.queue).arg(facet).arg(id).arg(MOST_OF_A_STEP).arg(by);
-        let reply = self.core.call(script, &command, Repeat::Never).await;
+        let reply = partition.call(script, &command, Repeat::Never).await;
         read(reply.map_err(|error| error.of(&self.queue))?.value)
     }
 
@@ -208,7 +242,7 @@ impl<T> DeadLetters<T> {
     }
 
     /// Reads `<died at> <cause> <bytes of the facet> <facet><message>`.
-    fn letter(&self, raw: &[u8]) -> Result<DeadLetter<T>> {
+    fn letter(&self, partition: &Partition, raw: &[u8]) -> Result<DeadLetter<T>> {
         let read = || {
             let mut parts = raw.splitn(4, |byte| *byte == b' ');
             let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
@@ -219,6 +253,7 @@ impl<T> DeadLetters<T> {
         };
         let (died, cause, stored) =
             read().ok_or_else(|| unexpected("a dead letter that is none"))?;
+        let stored = stored.of(partition);
         let message = stored.decode(&self.decode);
         let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
         let Stored { id, facet, topic, attempts, crashes, delivered_at, headers, reason, .. } =

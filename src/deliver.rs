@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures_util::future::join_all;
 use redis::Value;
 use tokio::time::Instant;
 
@@ -15,6 +16,7 @@ use crate::{
     link::Pause,
     message::Ready,
     metrics,
+    partition::Partition,
     routes::Routes,
     scripts,
 };
@@ -39,16 +41,17 @@ impl Deliveries {
 /// Delivers a message, together with those that other tasks deliver at the same time.
 pub(crate) async fn deliver_one(core: &Arc<Core>, message: Ready) -> Result<Receipt> {
     let size = message.body.len() + MOST_BYTES / MOST_WRITES * 2;
-    let (shared, keyed) = (core.clone(), message.keyed);
+    let partition = core.of_facet(&message.facet);
+    let (shared, keyed) = (partition.clone(), message.keyed);
     let delivering =
-        core.deliveries.join(keyed, size, message, false, |callers| together(shared, callers));
+        partition.deliveries.join(keyed, size, message, false, |callers| together(shared, callers));
     delivering.await.unwrap_or_else(|| Err(runtime_ended()))
 }
 
-async fn together(core: Arc<Core>, callers: Vec<(Ready, Reply<Result<Receipt>>)>) {
+async fn together(partition: Arc<Partition>, callers: Vec<(Ready, Reply<Result<Receipt>>)>) {
     let (mut messages, mut replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
     let (delivered, mut failed) = loop {
-        match deliver_or_refuse(&core, &messages).await {
+        match deliver_or_refuse(&partition, &messages).await {
             Ok(receipts) => break (receipts, None),
             Err(Failed { delivered, error, refused })
                 if refused.is_empty() || messages.len() == 1 =>
@@ -84,7 +87,8 @@ async fn together(core: Arc<Core>, callers: Vec<(Ready, Reply<Result<Receipt>>)>
             (Some(receipt), _) => Ok(receipt),
             // One is not refused for another's fault.
             (None, Some(error)) if error.is_of_one() && !alone => {
-                let again = deliver(&core, std::slice::from_ref(message)).await.and_then(only);
+                let again = deliver_or_refuse(&partition, std::slice::from_ref(message)).await;
+                let again = again.map_err(|failed| failed.error).and_then(only);
                 let refused = matches!(again, Err(Error::Refused { .. }));
                 if !refused && again.as_ref().is_err_and(|error| !error.is_of_one()) {
                     failed = Some(Error::not_made());
@@ -109,20 +113,68 @@ struct Failed {
     refused: BTreeMap<usize, Error>,
 }
 
-/// Delivers messages in their order. The first part that fails stops the rest.
-pub(crate) async fn deliver(core: &Core, messages: &[Ready]) -> Result<Vec<Receipt>> {
-    deliver_or_refuse(core, messages).await.map_err(|Failed { delivered, error, .. }| {
-        match delivered.is_empty() {
-            true => error,
-            false => Error::Interrupted { delivered, source: Box::new(error) },
+/// Delivers messages, those of each partition in their order. The first part that fails stops the rest
+/// of its partition.
+pub(crate) async fn deliver(core: &Core, messages: Vec<Ready>) -> Result<Vec<Receipt>> {
+    if let [partition] = &*core.partitions {
+        let delivered = deliver_or_refuse(partition, &messages).await;
+        return delivered.map_err(|Failed { delivered, error, .. }| {
+            interrupted(delivered.into_iter().map(Some), error)
+        });
+    }
+    let parts = core.apart(&messages, |message| core.of_facet(&message.facet));
+    let mut messages: Vec<_> = messages.into_iter().map(Some).collect();
+    let mut receipts: Vec<Option<Receipt>> = messages.iter().map(|_| None).collect();
+    let parts = parts.into_iter().map(|(partition, places)| {
+        let some: Vec<_> = places.iter().filter_map(|place| messages[*place].take()).collect();
+        async move { (places, deliver_or_refuse(partition, &some).await) }
+    });
+    let parts: Vec<_> = parts.collect();
+    let mut failed: Option<(usize, Error)> = None;
+    for (places, outcome) in join_all(parts).await {
+        let (delivered, error) = match outcome {
+            Ok(delivered) => (delivered, None),
+            Err(Failed { delivered, error, .. }) => (delivered, Some(error)),
+        };
+        if let Some(error) = error {
+            let place = places[delivered.len()];
+            if failed.as_ref().is_none_or(|(first, _)| place < *first) {
+                failed = Some((place, error));
+            }
         }
-    })
+        for (place, receipt) in places.into_iter().zip(delivered) {
+            receipts[place] = Some(receipt);
+        }
+    }
+    match failed {
+        None => Ok(receipts.into_iter().flatten().collect()),
+        Some((_, error)) => Err(interrupted(receipts.into_iter(), error)),
+    }
 }
 
-async fn deliver_or_refuse(core: &Core, messages: &[Ready]) -> Result<Vec<Receipt>, Failed> {
+/// The error of a batch of which these are delivered.
+fn interrupted(receipts: impl Iterator<Item = Option<Receipt>>, error: Error) -> Error {
+    let (mut delivered, mut beyond) = (Vec::new(), Vec::new());
+    for (place, receipt) in receipts.enumerate() {
+        match receipt {
+            Some(receipt) if delivered.len() == place => delivered.push(receipt),
+            Some(receipt) => beyond.push((place, receipt)),
+            None => {}
+        }
+    }
+    match delivered.is_empty() && beyond.is_empty() {
+        true => error,
+        false => Error::Interrupted { delivered, beyond, source: Box::new(error) },
+    }
+}
+
+async fn deliver_or_refuse(
+    partition: &Partition,
+    messages: &[Ready],
+) -> Result<Vec<Receipt>, Failed> {
     let mut delivered = Vec::with_capacity(messages.len());
     while delivered.len() < messages.len() {
-        match part(core, &messages[delivered.len()..]).await {
+        match part(partition, &messages[delivered.len()..]).await {
             Ok(receipts) => delivered.extend(receipts),
             Err((error, refused)) => return Err(Failed { delivered, error, refused }),
         }
@@ -134,21 +186,21 @@ async fn deliver_or_refuse(core: &Core, messages: &[Ready]) -> Result<Vec<Receip
 type Undelivered = (Error, BTreeMap<usize, Error>);
 
 /// Delivers as many of the messages as fit into one script, at least one.
-async fn part(core: &Core, messages: &[Ready]) -> Result<Vec<Receipt>, Undelivered> {
-    let end = core.connection.end();
-    let mut routes = core.routes();
+async fn part(partition: &Partition, messages: &[Ready]) -> Result<Vec<Receipt>, Undelivered> {
+    let end = partition.connection.end();
+    let mut routes = partition.routes();
     let mut pause = Pause::default();
     let mut reloaded = false;
     let failed = |error| (error, BTreeMap::new());
     loop {
-        match send(core, messages, &routes, end).await {
+        match send(partition, messages, &routes, end).await {
             Err((Error::Server { code, cause }, _)) if code == "STALE" => {
                 // Once is the rule. They may change again and again.
                 if reloaded && !pause.before(end).await {
                     return Err(failed(Error::NotSent(cause)));
                 }
                 reloaded = true;
-                let loaded = core.load_routes(Some(&routes), end).await;
+                let loaded = partition.load_routes(Some(&routes), end).await;
                 routes = loaded.map_err(|error| failed(not_delivered(error)))?;
             }
             sent => return sent,
@@ -165,7 +217,7 @@ fn not_delivered(error: Error) -> Error {
 }
 
 async fn send(
-    core: &Core,
+    partition: &Partition,
     messages: &[Ready],
     routes: &Routes,
     end: Instant,
@@ -182,8 +234,8 @@ async fn send(
         matched.push(queues);
     }
     let places = Places::of(matched.iter().flat_map(|queues| queues.iter()).map(String::as_str));
-    let mut command = core.command(&scripts::DELIVER, places.queues());
-    command.arg(&routes.version).arg(&core.keys.channel);
+    let mut command = partition.command(&scripts::DELIVER, places.queues());
+    command.arg(&routes.version).arg(&partition.keys.channel);
     let messages = &messages[..matched.len()];
     for (message, matched) in messages.iter().zip(&matched) {
         let to: Vec<_> = matched.iter().map(|queue| places.place(queue).to_string()).collect();
@@ -193,10 +245,13 @@ async fn send(
     // What has a key does nothing the second time.
     let keyed = messages.iter().all(|message| message.keyed);
     let repeat = if keyed { Repeat::Safe } else { Repeat::Never };
-    let reply = core.call_until(&scripts::DELIVER, &command, repeat, end).await;
+    let reply = partition.call_until(&scripts::DELIVER, &command, repeat, end).await;
     let reply = reply.map_err(|error| refused(error, messages, &places))?;
-    let receipts = receipts(reply.value, matched).map_err(|error| (error, BTreeMap::new()))?;
-    metrics::delivered(core, &receipts);
+    let mut receipts = receipts(reply.value, matched).map_err(|error| (error, BTreeMap::new()))?;
+    for receipt in &mut receipts {
+        receipt.id = partition.id(receipt.id.0);
+    }
+    metrics::delivered(partition, &receipts);
     Ok(receipts)
 }
 

@@ -249,7 +249,7 @@ impl<T> Delivery<T> {
     /// Its worker knows that the lease is lost.
     pub(crate) fn lose(&self) {
         if !self.lost().is_cancelled() {
-            metrics::lost(&self.core, &self.token.queue);
+            metrics::lost(self.core.first(), &self.token.queue);
             self.lost().cancel();
         }
     }
@@ -284,7 +284,7 @@ pub(crate) async fn extend(core: &Core, token: &Token, length: Duration) -> Resu
     let asked = Instant::now();
     let extended = settle_one(core, &Settling::Extend { length }, token).await;
     if let Err(Error::LeaseLost(_)) = extended {
-        metrics::lost(core, &token.queue);
+        metrics::lost(core.first(), &token.queue);
     }
     extended.map(|()| end(asked, length))
 }

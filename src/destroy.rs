@@ -7,8 +7,9 @@ use crate::{
     connection::Repeat,
     core::{Core, read},
     error::Result,
+    partition::Partition,
     scripts,
-    stats::stats,
+    stats::stats_of_one,
 };
 
 /// The most facets whose messages one script removes.
@@ -16,12 +17,16 @@ const MOST: usize = 1000;
 
 /// Closes a queue and removes it, each step within the deadline.
 pub(crate) async fn destroy(core: &Core, queue: &Arc<str>) -> Result<()> {
+    core.all(|partition| destroy_one(partition, queue)).await.map(drop)
+}
+
+async fn destroy_one(partition: &Partition, queue: &Arc<str>) -> Result<()> {
     // Sent again it could close a queue that somebody has registered anew meanwhile.
-    match step(core, queue, true, Repeat::Never).await {
-        Ok(true) => remove(core, queue).await,
+    match step(partition, queue, true, Repeat::Never).await {
+        Ok(true) => remove(partition, queue).await,
         Err(error @ Error::MaybeApplied(_)) => {
-            remove(core, queue).await?;
-            match stats(core, queue).await {
+            remove(partition, queue).await?;
+            match stats_of_one(partition, queue).await {
                 Err(Error::NoSuchQueue(_)) => Ok(()),
                 // What is there was never closed, or is there anew: the caller has to know.
                 _ => Err(error),
@@ -32,15 +37,15 @@ pub(crate) async fn destroy(core: &Core, queue: &Arc<str>) -> Result<()> {
 }
 
 /// Removes a queue, if it is closed, each step within the deadline.
-pub(crate) async fn remove(core: &Core, queue: &str) -> Result<()> {
-    while step(core, queue, false, Repeat::Safe).await? {}
+pub(crate) async fn remove(partition: &Partition, queue: &str) -> Result<()> {
+    while step(partition, queue, false, Repeat::Safe).await? {}
     Ok(())
 }
 
 /// Returns whether there is more to remove.
-async fn step(core: &Core, queue: &str, closes: bool, repeat: Repeat) -> Result<bool> {
-    let mut command = core.command(&scripts::DESTROY, &[queue]);
+async fn step(partition: &Partition, queue: &str, closes: bool, repeat: Repeat) -> Result<bool> {
+    let mut command = partition.command(&scripts::DESTROY, &[queue]);
     command.arg(queue).arg(MOST).arg(u8::from(closes));
-    let reply = core.call(&scripts::DESTROY, &command, repeat).await?;
+    let reply = partition.call(&scripts::DESTROY, &command, repeat).await?;
     Ok(read::<u8>(reply.value)? == 1)
 }

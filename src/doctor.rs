@@ -15,9 +15,10 @@ use crate::{
     core::{Core, read},
     error::{Result, unexpected},
     keys::check_name,
+    partition::Partition,
     random::share,
     scripts,
-    stats::{facet_names, stats},
+    stats::{facet_names, stats_of_one},
 };
 
 /// How often a large queue that is in service is counted, until nothing was done meanwhile.
@@ -162,7 +163,12 @@ impl Finding {
 /// Examines a queue, and mends it if it shall.
 pub(crate) async fn examine(core: &Core, queue: &Arc<str>, mends: bool) -> Result<Vec<Finding>> {
     check_name(queue)?;
-    let doctor = Doctor { core, queue };
+    let all = core.ask(|partition| examine_one(partition, queue, mends)).await?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+async fn examine_one(partition: &Partition, queue: &Arc<str>, mends: bool) -> Result<Vec<Finding>> {
+    let doctor = Doctor { partition, queue };
     let mut findings = BTreeSet::new();
     if mends {
         doctor.walk(true, &mut findings).await?;
@@ -173,13 +179,13 @@ pub(crate) async fn examine(core: &Core, queue: &Arc<str>, mends: bool) -> Resul
             // Not in step with what is done meanwhile.
             sleep(Duration::from_millis(20).mul_f64(share())).await;
         }
-        let before = stats(core, queue).await?;
+        let before = stats_of_one(partition, queue).await?;
         let there = doctor.walk(false, &mut findings).await?;
         if let Some((there, kept)) = doctor.at_once(&there.names).await? {
             wrong = there.wrong(&kept);
             break;
         }
-        let after = stats(core, queue).await?;
+        let after = stats_of_one(partition, queue).await?;
         if before == after {
             wrong = there.wrong(&after);
             break;
@@ -244,7 +250,7 @@ impl There {
 }
 
 struct Doctor<'a> {
-    core: &'a Core,
+    partition: &'a Partition,
     queue: &'a Arc<str>,
 }
 
@@ -284,7 +290,7 @@ impl Doctor<'_> {
         // What is only listed somewhere.
         let mut from = Some(Cursor::default());
         while let Some(cursor) = from {
-            let (mut page, next) = facet_names(self.core, self.queue, cursor).await?;
+            let (mut page, next) = facet_names(self.partition, self.queue, cursor).await?;
             page.retain(|name| facets.insert(name.clone()));
             self.named(mends, "facet", page, findings, &mut there).await?;
             from = next;
@@ -355,11 +361,11 @@ impl Doctor<'_> {
 
     /// A page of the keys that are named by a facet or a lease: their kind, and the name.
     async fn keys(&self, cursor: &str) -> Result<(String, Vec<(u8, Name)>)> {
-        let prefix = self.core.keys.of_queue(self.queue);
+        let prefix = self.partition.keys.of_queue(self.queue);
         let mut command = redis::cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(format!("{prefix}[lfsd]:*")).arg("COUNT").arg(1000);
-        let end = self.core.connection.end();
-        let reply = self.core.connection.call(&command, None, Repeat::Safe, end).await?;
+        let end = self.partition.connection.end();
+        let reply = self.partition.connection.call(&command, None, Repeat::Safe, end).await?;
         let (next, keys): (String, Vec<Name>) = read(reply.value)?;
         let named = keys.iter().filter_map(|key| {
             let name = key.strip_prefix(prefix.as_bytes())?;
@@ -377,9 +383,9 @@ impl Doctor<'_> {
         names: &[Name],
         findings: &mut BTreeSet<Finding>,
     ) -> Result<Seen> {
-        let mut command = self.core.command(&scripts::DOCTOR, &[self.queue]);
+        let mut command = self.partition.command(&scripts::DOCTOR, &[self.queue]);
         command.arg(&**self.queue).arg(u8::from(mends)).arg(what).arg(from).arg(names);
-        let reply = self.core.call(&scripts::DOCTOR, &command, Repeat::Safe).await;
+        let reply = self.partition.call(&scripts::DOCTOR, &command, Repeat::Safe).await;
         let reply = reply.map_err(|error| error.of(self.queue))?;
         let (next, broken, there): (String, Vec<Vec<Vec<u8>>>, Vec<Value>) = read(reply.value)?;
         for said in broken {
@@ -402,9 +408,9 @@ impl Doctor<'_> {
 
     /// Adds to a count: not a second time, when it may have been done.
     async fn count(&self, field: &[u8], more: i64) -> Result<()> {
-        let mut command = self.core.command(&scripts::DOCTOR, &[self.queue]);
+        let mut command = self.partition.command(&scripts::DOCTOR, &[self.queue]);
         command.arg(&**self.queue).arg(1).arg("count").arg("0").arg(field).arg(more);
-        let reply = self.core.call(&scripts::DOCTOR, &command, Repeat::Never).await;
+        let reply = self.partition.call(&scripts::DOCTOR, &command, Repeat::Never).await;
         reply.map(drop).map_err(|error| error.of(self.queue))
     }
 }

@@ -47,11 +47,15 @@ pub enum Error {
     #[error(transparent)]
     Undecodable(#[from] Undecodable),
     /// The first `delivered.len()` messages of a [`deliver_all`](crate::Broker::deliver_all) are
-    /// delivered; `source` tells of the part that followed. What came after that part was not sent.
-    #[error("stopped after {} messages of the batch", delivered.len())]
+    /// delivered, and those of `beyond`; `source` tells of the part that failed. What came after that
+    /// part, of its partition, was not sent.
+    #[error("stopped after {} messages of the batch", delivered.len() + beyond.len())]
     Interrupted {
-        /// The receipts of what is delivered, in the order of the batch.
+        /// The receipts of what is delivered, in the order of the batch, up to the first that is not.
         delivered: Vec<Receipt>,
+        /// Where the namespace has several [`partitions`](crate::BrokerBuilder::partitions): what else is
+        /// delivered, with its place in the batch, counted from 0.
+        beyond: Vec<(usize, Receipt)>,
         /// What happened to the next part: for `MaybeApplied` it may be delivered too, as a whole.
         source: Box<Error>,
     },
@@ -72,6 +76,24 @@ pub enum Error {
         report: Report,
         /// Why it stopped.
         source: Box<Error>,
+    },
+    /// It was done on all partitions of the namespace but these. Call it again: what was done is not done
+    /// twice. (Routes are brought to the others by the next broker that connects, too.)
+    #[error("it was not done on all partitions: not on {missed:?}")]
+    Partly {
+        /// The numbers of the partitions, from 0 on.
+        missed: Vec<u32>,
+        /// What happened on the first of them.
+        source: Box<Error>,
+    },
+    /// Connect with as many partitions as the namespace has, or say nothing of them. The way to another number
+    /// is another namespace: deliver there, let workers empty this one, and destroy its queues.
+    #[error("the namespace has {found} partitions, not {wanted}: their number cannot be changed")]
+    Partitions {
+        /// How many it has.
+        found: u64,
+        /// How many were asked for.
+        wanted: u64,
     },
     /// Mend the credentials, or the ACL of the user.
     #[error("Redis denied access")]

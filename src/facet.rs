@@ -8,7 +8,9 @@ use crate::{
     core::{Core, read},
     error::{Result, unexpected},
     keys::{check_label, check_name},
-    opaque_debug, scripts,
+    opaque_debug,
+    partition::Partition,
+    scripts,
     settings::{Whose, check_weight},
     stats::look_at,
 };
@@ -48,7 +50,7 @@ impl Facet {
     /// queue has no valid name; [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not
     /// registered and holds nothing.
     pub async fn configure(&self, change: impl FnMut(&mut FacetSettings) + Send) -> Result<()> {
-        self.whose(true)?.configure(false, change).await
+        self.whose(true)?.configure(false, change).await.map(drop)
     }
 
     /// What is set of it: nothing of what it has from its queue.
@@ -78,7 +80,10 @@ impl Facet {
     /// [`Invalid`](crate::Error::Invalid) when the facet or the queue has no valid name;
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) while the queue is being destroyed.
     pub async fn pause(&self) -> Result<()> {
-        self.whose(false)?.configure(false, |facet: &mut FacetSettings| facet.paused = true).await
+        self.whose(false)?
+            .configure(false, |facet: &mut FacetSettings| facet.paused = true)
+            .await
+            .map(drop)
     }
 
     /// Serves it again, from its turn where that is still ahead of what was served meanwhile,
@@ -87,7 +92,10 @@ impl Facet {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn resume(&self) -> Result<()> {
-        self.whose(false)?.configure(false, |facet: &mut FacetSettings| facet.paused = false).await
+        self.whose(false)?
+            .configure(false, |facet: &mut FacetSettings| facet.paused = false)
+            .await
+            .map(drop)
     }
 
     /// Refuses what is delivered to it until its intake is resumed: of such a delivery nothing is
@@ -100,6 +108,7 @@ impl Facet {
         self.whose(false)?
             .configure(false, |facet: &mut FacetSettings| facet.intake_paused = true)
             .await
+            .map(drop)
     }
 
     /// Takes deliveries again.
@@ -110,6 +119,7 @@ impl Facet {
         self.whose(false)?
             .configure(false, |facet: &mut FacetSettings| facet.intake_paused = false)
             .await
+            .map(drop)
     }
 
     /// Drops what waits of it, and what is delayed, and returns how many messages that was. What is
@@ -122,9 +132,9 @@ impl Facet {
     /// nothing. After [`MaybeApplied`](crate::Error::MaybeApplied) they may be dropped.
     pub async fn purge(&self) -> Result<u64> {
         self.check()?;
-        let mut command = self.core.command(&scripts::PURGE, &[&self.queue]);
+        let mut command = self.partition().command(&scripts::PURGE, &[&self.queue]);
         command.arg(&*self.queue).arg(&*self.name);
-        let reply = self.core.call(&scripts::PURGE, &command, Repeat::Never).await;
+        let reply = self.partition().call(&scripts::PURGE, &command, Repeat::Never).await;
         read(reply.map_err(|error| error.of(&self.queue))?.value)
     }
 
@@ -138,12 +148,16 @@ impl Facet {
     /// registered and holds nothing.
     pub async fn remove(&self, id: MessageId) -> Result<()> {
         self.check()?;
+        let partition = self.partition();
+        if !Arc::ptr_eq(self.core.of_message(id), partition) {
+            return Err(Error::NoSuchMessage(id)); // It is of another facet.
+        }
         let mut at = [1, 0, 0]; // As the script has it.
         loop {
-            let mut command = self.core.command(&scripts::REMOVE, &[&self.queue]);
-            command.arg(&*self.queue).arg(&*self.name).arg(id.0);
+            let mut command = self.partition().command(&scripts::REMOVE, &[&self.queue]);
+            command.arg(&*self.queue).arg(&*self.name).arg(partition.number(id));
             command.arg(&at).arg(500);
-            let reply = self.core.call(&scripts::REMOVE, &command, Repeat::Never).await;
+            let reply = self.partition().call(&scripts::REMOVE, &command, Repeat::Never).await;
             let reply = reply.map_err(|error| error.of(&self.queue))?;
             match read::<Vec<i64>>(reply.value)?[..] {
                 [1] => return Ok(()),
@@ -160,7 +174,7 @@ impl Facet {
     /// As for [`stats`](Self::stats).
     pub async fn why(&self) -> Result<Why> {
         self.check()?;
-        let mut found = look_at(&self.core, &self.queue, &[self.name.as_bytes()]).await?;
+        let mut found = look_at(&self.core, &self.queue, &[&*self.name]).await?;
         found.pop().ok_or_else(|| unexpected("no facet"))
     }
 
@@ -174,6 +188,11 @@ impl Facet {
         Ok(self.why().await?.stats)
     }
 
+    /// The one that has it.
+    fn partition(&self) -> &Arc<Partition> {
+        self.core.of_facet(&self.name)
+    }
+
     fn check(&self) -> Result<(), Invalid> {
         check_name(&self.queue)?;
         check_label("facet", &self.name)
@@ -182,6 +201,6 @@ impl Facet {
     /// Whose settings these are. `must`: whether the queue has to be there.
     fn whose(&self, must: bool) -> Result<Whose<'_>, Invalid> {
         self.check()?;
-        Ok(Whose { core: &self.core, queue: &self.queue, facet: &self.name, must })
+        Ok(Whose { partition: self.partition(), queue: &self.queue, facet: &self.name, must })
     }
 }

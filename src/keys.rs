@@ -1,15 +1,12 @@
-//! The keys of a namespace, and the names that may be part of them.
+//! The keys of a namespace or of one of its partitions, and the names that may be part of them.
 
 use std::sync::Arc;
 
 use crate::{Invalid, error::Result};
 
-/// The layout of the keys that this version reads and writes.
-pub(crate) const LAYOUT: u32 = 1;
-
-/// Builds KEYS for the scripts. All keys of a namespace carry one hash tag, so that they live on
-/// one node of a cluster and one script can write any of them.
-#[derive(Debug)]
+/// Builds KEYS for the scripts. All keys of a partition carry one hash tag, so that they live on one
+/// node of a cluster and one script can write any of them.
+#[derive(Debug, Clone)]
 pub(crate) struct Keys {
     /// Its name, which is empty where it has none: a label of the metrics.
     #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
@@ -22,11 +19,27 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn new(namespace: Option<&str>) -> Result<Self, Invalid> {
         namespace.map_or(Ok(()), check_name)?;
+        // A colon is in no name, so the tag of a partition is no other namespace's.
         Ok(Self {
             namespace: namespace.unwrap_or_default().into(),
             tag: format!("{{{}}}", namespace.unwrap_or("fairlane")),
             channel: namespace.map_or_else(String::new, |name| format!("{name}:")),
         })
+    }
+
+    /// Those of one of several partitions.
+    pub(crate) fn of_partition(&self, place: u64) -> Self {
+        Self { tag: format!("{{{}:{place}}}", self.tag()), ..self.clone() }
+    }
+
+    /// What stands between their braces.
+    pub(crate) fn tag(&self) -> &str {
+        self.tag.trim_matches(['{', '}'])
+    }
+
+    /// One of them, by which a cluster knows the node of all.
+    pub(crate) fn routes(&self) -> String {
+        format!("{}:routes", self.tag)
     }
 
     /// The list that every script gets: the namespace's keys, then those of each queue of the call.
@@ -128,6 +141,14 @@ mod tests {
         let keys = Keys::new(Some("shop")).unwrap().of(&["orders"]);
         assert!(keys.iter().all(|key| key.starts_with("{shop}:")));
         assert_eq!(keys.last().unwrap(), "{shop}:q:orders:f:");
+    }
+
+    #[test]
+    fn a_partition_has_a_tag_of_its_own_and_the_channels_of_its_namespace() {
+        let keys = Keys::new(Some("shop")).unwrap().of_partition(3);
+        assert_eq!(keys.routes(), "{shop:3}:routes");
+        assert_eq!(keys.channel, "shop:");
+        assert_eq!(Keys::new(None).unwrap().of_partition(0).routes(), "{fairlane:0}:routes");
     }
 
     #[test]

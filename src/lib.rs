@@ -1,11 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+mod address;
 mod broker;
 mod builder;
 #[cfg(feature = "metrics")]
 mod busiest;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod connection;
 mod core;
+mod credentials;
 mod dead_letters;
 mod deliver;
 mod delivery;
@@ -19,6 +23,7 @@ mod facet;
 mod gather;
 mod in_hand;
 mod keys;
+mod layout;
 mod lease;
 mod link;
 mod listener;
@@ -27,12 +32,16 @@ mod message;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;
 mod outcome;
+mod partition;
 mod pull;
 mod queue;
 mod queues;
 mod random;
+mod register;
 mod routes;
 mod scripts;
+#[cfg(feature = "sentinel")]
+mod sentinel;
 mod serve;
 mod settings;
 mod settle;
@@ -44,12 +53,14 @@ mod taking;
 #[cfg(all(unix, feature = "testing"))]
 pub mod testing;
 mod token;
+mod visits;
 mod wait;
 mod work;
 mod worker;
 
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
+pub use credentials::Credentials;
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use delivery::Delivery;
 pub use doctor::Finding;

@@ -1,71 +1,216 @@
-//! The way to Redis: what is the same for the connection of the calls, those that wait, and the one
-//! that listens.
+//! The way to a server: what is the same for the connection of the calls, those that wait, and the
+//! one that listens.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    ProtocolVersion, RedisError, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, ProtocolVersion, RedisError,
+    Value,
     aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection},
     io::tcp::TcpSettings,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
+#[cfg(feature = "sentinel")]
+use crate::sentinel::Sentinels;
 use crate::{
-    Error, Invalid,
+    Error,
+    address::Address,
+    credentials::{Credentials, Current},
     error::{Cause, Result, refused},
     random::share,
 };
 
-/// Where Redis is, and how to connect to it.
-pub(crate) struct Link {
-    client: Client,
-    /// Where to, without credentials.
-    pub(crate) address: String,
+/// How a connection is made, wherever it leads.
+#[derive(Default)]
+pub(crate) struct Settings {
+    /// Who it is for Redis, where the URL does not say it.
+    pub(crate) credentials: Option<Current>,
+    /// Those of a private authority, and those by which Redis knows this client.
+    #[cfg(feature = "tls")]
+    pub(crate) certificates: Option<redis::TlsCertificates>,
+    /// The longest that a server may take to answer a new connection, or a ping.
+    pub(crate) patience: Duration,
 }
 
-impl fmt::Debug for Link {
-    /// Never the password, which the client knows.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("address", &self.address).finish_non_exhaustive()
+impl Settings {
+    /// The credentials that are good now.
+    pub(crate) fn credentials(&self) -> Option<Credentials> {
+        self.credentials.as_ref().map(|current| current())
     }
-}
 
-impl Link {
-    pub(crate) fn new(info: ConnectionInfo) -> Result<Self> {
+    /// What is said of a server, with the credentials that are good now.
+    pub(crate) fn of(&self, server: ConnectionInfo) -> ConnectionInfo {
         // The newer protocol says when a connection is gone.
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let mut settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        if let Some(Credentials { user, password }) = self.credentials() {
+            settings = settings.set_username(user.as_deref().unwrap_or("default"));
+            settings = settings.set_password(password);
+        }
         let tcp = TcpSettings::default().set_nodelay(true);
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
-        let address = info.addr().to_string();
+        server.set_redis_settings(settings).set_tcp_settings(tcp)
+    }
+
+    fn client(&self, server: ConnectionInfo) -> Result<Client, RedisError> {
+        let server = self.of(server);
         #[cfg(feature = "tls")]
-        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+        if matches!(server.addr(), redis::ConnectionAddr::TcpTls { .. }) {
             // A program with several providers has to name one; where it has, this changes nothing.
             let _ = rustls::crypto::ring::default_provider().install_default();
+            if let Some(certificates) = &self.certificates {
+                return Client::build_with_tls(server, certificates.clone());
+            }
         }
-        let client =
-            Client::open(info).map_err(|_| Invalid::Url { problem: "it is not supported" })?;
-        Ok(Self { client, address })
+        Client::open(server)
     }
 
     /// Makes a connection. It has no limits of time of its own: who calls has them.
     pub(crate) async fn connect(
         &self,
+        server: ConnectionInfo,
         pushes: impl AsyncPushSender,
     ) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_push_sender(pushes);
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        self.client(server)?.get_multiplexed_async_connection_with_config(&config).await
+    }
+}
+
+/// How the server is found.
+#[derive(Clone)]
+pub(crate) enum Way {
+    Server(ConnectionInfo),
+    #[cfg(feature = "cluster")]
+    Cluster(Arc<Cluster>),
+    #[cfg(feature = "sentinel")]
+    Sentinel(Arc<Sentinels>),
+}
+
+impl Way {
+    pub(crate) fn new(address: Address, settings: &Arc<Settings>) -> Self {
+        let _ = settings; // Of one server nothing else has to be asked.
+        match address {
+            Address::Server(server) => Self::Server(server),
+            #[cfg(feature = "cluster")]
+            Address::Cluster(seeds) => {
+                Self::Cluster(Arc::new(Cluster::new(settings.clone(), seeds)))
+            }
+            #[cfg(feature = "sentinel")]
+            Address::Sentinel { sentinels, service, primary } => {
+                let settings = settings.clone();
+                Self::Sentinel(Arc::new(Sentinels { settings, sentinels, service, primary }))
+            }
+        }
+    }
+}
+
+/// The way to the server that has a partition.
+pub(crate) struct Link {
+    pub(crate) settings: Arc<Settings>,
+    way: Way,
+    /// Of its keys, in a cluster.
+    #[cfg(feature = "cluster")]
+    slot: u16,
+    last: Mutex<Last>,
+}
+
+/// Where it led the last time.
+#[derive(Default)]
+struct Last {
+    /// Without credentials; nothing before the first time.
+    address: Arc<str>,
+    /// The map of the cluster that said so.
+    #[cfg(feature = "cluster")]
+    map: u64,
+}
+
+impl fmt::Debug for Link {
+    /// Never the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("address", &self.address()).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// The way to the server of the keys that have `tag` between their braces.
+    pub(crate) fn new(way: &Way, settings: &Arc<Settings>, tag: &str) -> Self {
+        #[cfg(not(feature = "cluster"))]
+        let _ = tag;
+        Self {
+            settings: settings.clone(),
+            way: way.clone(),
+            #[cfg(feature = "cluster")]
+            slot: crate::cluster::slot_of(tag),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Where it leads, as far as that is known, without credentials.
+    pub(crate) fn address(&self) -> Arc<str> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).address.clone()
+    }
+
+    /// Makes a connection. A server that does not answer it is as one that is away.
+    pub(crate) async fn connect(
+        &self,
+        pushes: impl AsyncPushSender,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let server = self.server().await?;
+        let connecting = self.settings.connect(server, pushes);
+        let connected = match timeout(self.settings.patience, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(silent("a new connection").into()),
+        };
+        connected.inspect_err(|_| self.misleads())
+    }
+
+    async fn server(&self) -> Result<ConnectionInfo, RedisError> {
+        let mut last = Last::default();
+        let server = match &self.way {
+            Way::Server(server) => server.clone(),
+            #[cfg(feature = "cluster")]
+            Way::Cluster(cluster) => {
+                let (server, map) = cluster.node(self.slot).await?;
+                last.map = map;
+                server
+            }
+            #[cfg(feature = "sentinel")]
+            Way::Sentinel(sentinels) => sentinels.primary().await?,
+        };
+        last.address = server.addr().to_string().into();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        Ok(server)
+    }
+
+    /// What it leads to is not there, or not what it should be: the next connection is made to
+    /// where it leads by then.
+    pub(crate) fn misleads(&self) {
+        #[cfg(feature = "cluster")]
+        if let Way::Cluster(cluster) = &self.way {
+            cluster.stale(self.last.lock().unwrap_or_else(PoisonError::into_inner).map);
+        }
     }
 
     /// What made a try to connect fail, if another try may succeed; otherwise the error for the
     /// caller.
     pub(crate) fn unreachable(&self, error: RedisError) -> Result<Cause> {
         match (error.kind(), error.code()) {
-            (ErrorKind::Io, _) | (_, Some("LOADING" | "MASTERDOWN")) => {
-                Ok(Cause::new(Unreachable { address: self.address.clone(), source: error }))
+            (
+                ErrorKind::Io
+                | ErrorKind::ClusterConnectionNotFound
+                | ErrorKind::MasterNameNotFoundBySentinel,
+                _,
+            )
+            | (_, Some("LOADING" | "MASTERDOWN")) => {
+                Ok(Cause::new(Unreachable { address: self.address(), source: error }))
             }
             (ErrorKind::AuthenticationFailed, _) => Err(Error::Denied(Cause::new(error))),
             (ErrorKind::RESP3NotSupported, _) => {
@@ -74,9 +219,50 @@ impl Link {
             (ErrorKind::Parse, _) => {
                 Err(Error::unsupported_server("something that does not answer as Redis does"))
             }
-            _ => Err(refused(error)),
+            _ => Err(self.refused(error)),
         }
     }
+
+    /// The error for the caller of what Redis has refused.
+    pub(crate) fn refused(&self, error: RedisError) -> Error {
+        match (error.code(), &self.way) {
+            (Some("MOVED" | "ASK" | "CROSSSLOT"), Way::Server(_)) => Error::Unsupported {
+                found: "a node of a cluster as a server of its own".into(),
+                needed: "give a URL of the cluster: redis-cluster://host:port,host:port",
+            },
+            _ => refused(error),
+        }
+    }
+
+    /// What it means for a call that Redis refused it.
+    pub(crate) fn meant(&self, error: &RedisError) -> Meaning {
+        let several = !matches!(self.way, Way::Server(_));
+        match error.code() {
+            // It is about to start, takes no writes any more, or is another one's replica.
+            Some("LOADING" | "MASTERDOWN" | "READONLY" | "UNBLOCKED") => Meaning::Elsewhere,
+            Some("MOVED" | "CLUSTERDOWN") if several => Meaning::Elsewhere,
+            // While its slot moves, no node has all of its keys. Of those that a script names some
+            // are never there, so it is refused by both.
+            Some("ASK" | "TRYAGAIN") if several => Meaning::NotNow,
+            // Somebody's script runs, and holds up all.
+            Some("BUSY") => Meaning::NotNow,
+            Some(_) => Meaning::Refused,
+            None => Meaning::Lost,
+        }
+    }
+}
+
+/// What becomes of a call that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// Not carried out: another connection may lead to a server that does.
+    Elsewhere,
+    /// Not carried out, for a reason that passes.
+    NotNow,
+    /// Not carried out, for a reason that the caller has to know.
+    Refused,
+    /// The connection broke: nobody knows.
+    Lost,
 }
 
 /// Sends a command. What Redis refuses is an error, too.
@@ -90,10 +276,9 @@ pub(crate) async fn send(
     }
 }
 
-/// Whether Redis is about to start, or does not take writes any more: another connection may lead
-/// to one that does.
-pub(crate) fn steps_down(error: &RedisError) -> bool {
-    matches!(error.code(), Some("LOADING" | "MASTERDOWN" | "READONLY" | "UNBLOCKED"))
+/// That no answer came.
+pub(crate) fn silent(what: &'static str) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer to {what}"))
 }
 
 /// The waits between tries: they grow from 10 ms to 500 ms, and each is drawn anew, so that many
@@ -128,24 +313,14 @@ impl Pause {
 
 /// Where a try to connect failed.
 #[derive(Debug, thiserror::Error)]
-#[error("no connection to {address}")]
+#[error("no connection{}", to(address))]
 struct Unreachable {
-    address: String,
+    address: Arc<str>,
     source: RedisError,
 }
 
-/// Reads a URL. No error repeats it, since it may have a password.
-pub(crate) fn parse(url: &str) -> Result<ConnectionInfo, Invalid> {
-    url.into_connection_info()
-        .map_err(|_| Invalid::Url { problem: problem_of(url, cfg!(feature = "tls")) })
-}
-
-fn problem_of(url: &str, tls: bool) -> &'static str {
-    if url.starts_with("rediss:") && !tls {
-        "rediss:// needs the cargo feature `tls`"
-    } else {
-        "its form is redis://user:password@host:port/database, or unix:///path?db=0&user=..&pass=.."
-    }
+fn to(address: &str) -> String {
+    if address.is_empty() { String::new() } else { format!(" to {address}") }
 }
 
 #[cfg(test)]
@@ -153,15 +328,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tls_without_its_feature_names_the_feature() {
-        assert!(problem_of("rediss://localhost", false).contains("feature `tls`"));
-        assert!(problem_of("rediss://localhost/seven", true).contains("its form is"));
-        assert_eq!(parse("rediss://localhost").is_ok(), cfg!(feature = "tls"));
-    }
-
-    #[test]
     fn nothing_waits_for_more_to_send() {
-        let link = Link::new(parse("redis://127.0.0.1:1").unwrap()).unwrap();
-        assert!(link.client.get_connection_info().tcp_settings().nodelay());
+        let Ok(Address::Server(server)) = Address::parse("redis://127.0.0.1:1") else { panic!() };
+        assert!(Settings::default().of(server).tcp_settings().nodelay());
     }
 }

@@ -86,12 +86,12 @@ impl<T> Stream for Listener<T> {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(entry) = self.inbox.next(context.waker()) else {
             // Its task may have ended with the runtime in which it was made.
-            self.core.subscriptions.open(&self.core.connection.link, self.core.connection.deadline);
+            self.core.subscriptions.open(self.core.first());
             return Poll::Pending;
         };
         Poll::Ready(Some(match entry {
             Entry::Heard { channel, body } => {
-                let from = self.core.keys.channel.len();
+                let from = self.core.first().keys.channel.len();
                 let topic =
                     String::from_utf8_lossy(channel.get(from..).unwrap_or(&[])).into_owned();
                 let (headers, body) = unframe(body);
@@ -134,12 +134,12 @@ pub(crate) async fn listen<T>(
     decode: Decode<T>,
 ) -> Result<Listener<T>> {
     check_label("glob", glob)?;
-    let glob = format!("{}{glob}", core.keys.channel);
+    let glob = format!("{}{glob}", core.first().keys.channel);
     let (confirm, confirmed) = oneshot::channel();
     let inbox = core.subscriptions.join(&glob, confirm);
     let listener = Listener { core: core.clone(), inbox, glob, decode };
-    core.subscriptions.open(&core.connection.link, core.connection.deadline);
-    match timeout(core.connection.deadline, confirmed).await {
+    core.subscriptions.open(core.first());
+    match timeout(core.deadline, confirmed).await {
         Ok(Ok(result)) => result.map(|()| listener),
         Ok(Err(_)) => Err(Error::NotSent(Cause::new("the listening connection was closed"))),
         Err(_) => Err(Error::NotSent(Cause::timeout("no subscription in time"))),

@@ -7,8 +7,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use crate::{
-    error::{Result, refused},
-    link::{Link, Pause, send, steps_down},
+    error::Result,
+    link::{Link, Meaning, Pause, send},
 };
 
 /// Waits for the marker, until then. Returns whether it was taken, and the connection if it is
@@ -18,7 +18,6 @@ pub(crate) async fn marker(
     kept: Option<MultiplexedConnection>,
     key: &str,
     until: Instant,
-    limit: Duration,
     pause: &mut Pause,
     away: impl Fn(bool),
 ) -> Result<(bool, Option<MultiplexedConnection>)> {
@@ -52,16 +51,19 @@ pub(crate) async fn marker(
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let mut command = redis::cmd("BZPOPMIN");
         command.arg(key).arg(left.as_secs_f64());
-        match timeout(left + limit, send(&mut live, &command)).await {
+        match timeout(left + link.settings.patience, send(&mut live, &command)).await {
             Ok(Ok(value)) => {
                 away(false);
                 *pause = Pause::default();
                 return Ok((value != Value::Nil, Some(live)));
             }
-            Ok(Err(error)) if error.code().is_some() && !steps_down(&error) => {
-                return Err(refused(error));
+            Ok(Err(error)) if link.meant(&error) == Meaning::Refused => {
+                return Err(link.refused(error));
             }
-            Ok(Err(_)) => lost = true,
+            Ok(Err(_)) => {
+                link.misleads();
+                lost = true;
+            }
             // A silent link does not break by itself.
             Err(_) => {
                 away(true);

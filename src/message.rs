@@ -17,6 +17,7 @@ use crate::{
     core::{Core, read},
     error::Result,
     keys::check_label,
+    partition::Partition,
 };
 
 /// The longest time that anything can be put off, or kept.
@@ -456,6 +457,11 @@ impl Stored {
     pub(crate) fn read(facet: Value, raw: &[u8]) -> Result<Self> {
         let facet: Vec<u8> = read(facet)?;
         Ok(Self::parse(String::from_utf8_lossy(&facet).into_owned(), raw))
+    }
+
+    /// With the number by which users know it, in place of the one that its partition has.
+    pub(crate) fn of(self, partition: &Partition) -> Self {
+        Self { id: partition.id(self.id.0), ..self }
     }
 
     /// Decodes the body.

@@ -17,7 +17,8 @@ use ::metrics::{
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
-    Delivery, Outcome, Receipt, Token, busiest::Busiest, core::Core, settle::Settling, stats::stats,
+    Delivery, Outcome, Receipt, Token, busiest::Busiest, core::Core, partition::Partition,
+    settle::Settling, stats::stats,
 };
 
 const DELIVERED: &str = "fairlane_delivered_total";
@@ -72,24 +73,24 @@ pub(crate) fn describe() {
 }
 
 /// What all series have: whose they are. There is room for a label of their own.
-fn of(core: &Core, queue: impl Into<SharedString>) -> Vec<Label> {
+fn of(partition: &Partition, queue: impl Into<SharedString>) -> Vec<Label> {
     let mut labels = Vec::with_capacity(3);
-    let namespace = Label::new("namespace", core.keys.namespace.clone());
+    let namespace = Label::new("namespace", partition.keys.namespace.clone());
     labels.extend([namespace, Label::new("queue", queue)]);
     labels
 }
 
 /// These were delivered.
-pub(crate) fn delivered(core: &Core, receipts: &[Receipt]) {
+pub(crate) fn delivered(partition: &Partition, receipts: &[Receipt]) {
     let new = receipts.iter().filter(|receipt| !receipt.duplicate);
     for (queue, n) in by_queue(new.flat_map(|receipt| receipt.queues.iter())) {
-        counter!(DELIVERED, of(core, queue.clone())).increment(n);
+        counter!(DELIVERED, of(partition, queue.clone())).increment(n);
     }
 }
 
 /// These were taken: when each could first be served, in ms since 1970, unless it was leased before.
 pub(crate) fn taken(
-    core: &Core,
+    partition: &Partition,
     queue: &Arc<str>,
     leased: bool,
     first: impl ExactSizeIterator<Item = Option<u64>>,
@@ -98,9 +99,9 @@ pub(crate) fn taken(
         return;
     }
     let name = if leased { LEASED } else { PULLED };
-    counter!(name, of(core, queue.clone())).increment(first.len() as u64);
-    let dwell = histogram!(DWELL, of(core, queue.clone()));
-    let now = core.now();
+    counter!(name, of(partition, queue.clone())).increment(first.len() as u64);
+    let dwell = histogram!(DWELL, of(partition, queue.clone()));
+    let now = partition.now();
     for at in first.flatten() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
         dwell.record(now.duration_since(at).unwrap_or_default());
@@ -109,7 +110,13 @@ pub(crate) fn taken(
 
 /// Tokens were settled from that place on, but for those at the places that were lost, which count from
 /// 1.
-pub(crate) fn settled(core: &Core, how: &Settling, tokens: &[Token], from: usize, lost: &[usize]) {
+pub(crate) fn settled(
+    partition: &Partition,
+    how: &Settling,
+    tokens: &[Token],
+    from: usize,
+    lost: &[usize],
+) {
     let name = match how {
         Settling::Ack { .. } => ACKED,
         Settling::Fail { .. } => FAILED,
@@ -119,20 +126,20 @@ pub(crate) fn settled(core: &Core, how: &Settling, tokens: &[Token], from: usize
     let lost: HashSet<_> = lost.iter().copied().collect();
     let settled = (1..).zip(tokens).skip(from).filter(|(place, _)| !lost.contains(place));
     for (queue, n) in by_queue(settled.map(|(_, token)| &token.queue)) {
-        counter!(name, of(core, queue.clone())).increment(n);
+        counter!(name, of(partition, queue.clone())).increment(n);
     }
 }
 
 /// The lease of a message of this queue was lost.
-pub(crate) fn lost(core: &Core, queue: &Arc<str>) {
-    counter!(LOST, of(core, queue.clone())).increment(1);
+pub(crate) fn lost(partition: &Partition, queue: &Arc<str>) {
+    counter!(LOST, of(partition, queue.clone())).increment(1);
 }
 
 /// A handler has ended. So many facets are to have series of their own.
 pub(crate) fn handled<T>(delivery: &Delivery<T>, outcome: &Outcome, took: Duration, facets: usize) {
-    let (core, queue) = (&*delivery.core, &delivery.token().queue);
+    let (partition, queue) = (delivery.core.first(), &delivery.token().queue);
     let labels = |name, value: SharedString| {
-        let mut labels = of(core, queue.clone());
+        let mut labels = of(partition, queue.clone());
         labels.push(Label::new(name, value));
         labels
     };
@@ -145,19 +152,24 @@ pub(crate) fn handled<T>(delivery: &Delivery<T>, outcome: &Outcome, took: Durati
     };
     histogram!(HANDLING, labels("outcome", outcome.into())).record(took);
     // No facet is empty.
-    let facet = busiest(core, queue, delivery.facet(), facets)
+    let facet = busiest(partition, queue, delivery.facet(), facets)
         .map_or(SharedString::const_str(""), Into::into);
     counter!(FACET_HANDLED, labels("facet", facet.clone())).increment(1);
     histogram!(FACET_HANDLING, labels("facet", facet)).record(took);
 }
 
 /// The facet, where it is one of the busiest of its queue.
-fn busiest(core: &Core, queue: &Arc<str>, facet: &str, facets: usize) -> Option<Arc<str>> {
+fn busiest(
+    partition: &Partition,
+    queue: &Arc<str>,
+    facet: &str,
+    facets: usize,
+) -> Option<Arc<str>> {
     if facets == 0 {
         return None;
     }
     let mut busiest = BUSIEST.lock().unwrap_or_else(PoisonError::into_inner);
-    let of_queue = busiest.entry((core.keys.namespace.clone(), queue.clone())).or_default();
+    let of_queue = busiest.entry((partition.keys.namespace.clone(), queue.clone())).or_default();
     of_queue.show(facets);
     of_queue.count(facet)
 }
@@ -185,8 +197,8 @@ impl Gauges {
                 for queue in &queues {
                     // While Redis is away they stand still.
                     if let Ok(stats) = stats(&core, queue).await {
-                        gauge!(WAITING, of(&core, queue.clone())).set(stats.waiting as f64);
-                        gauge!(IN_HAND, of(&core, queue.clone())).set(stats.leased as f64);
+                        gauge!(WAITING, of(core.first(), queue.clone())).set(stats.waiting as f64);
+                        gauge!(IN_HAND, of(core.first(), queue.clone())).set(stats.leased as f64);
                     }
                 }
             }

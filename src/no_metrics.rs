@@ -2,23 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Delivery, Outcome, Receipt, Token, core::Core, settle::Settling};
+use crate::{
+    Delivery, Outcome, Receipt, Token, core::Core, partition::Partition, settle::Settling,
+};
 
 pub(crate) fn describe() {}
 
-pub(crate) fn delivered(_: &Core, _: &[Receipt]) {}
+pub(crate) fn delivered(_: &Partition, _: &[Receipt]) {}
 
 pub(crate) fn taken(
-    _: &Core,
+    _: &Partition,
     _: &Arc<str>,
     _: bool,
     _: impl ExactSizeIterator<Item = Option<u64>>,
 ) {
 }
 
-pub(crate) fn settled(_: &Core, _: &Settling, _: &[Token], _: usize, _: &[usize]) {}
+pub(crate) fn settled(_: &Partition, _: &Settling, _: &[Token], _: usize, _: &[usize]) {}
 
-pub(crate) fn lost(_: &Core, _: &Arc<str>) {}
+pub(crate) fn lost(_: &Partition, _: &Arc<str>) {}
 
 pub(crate) fn handled<T>(_: &Delivery<T>, _: &Outcome, _: Duration, _: usize) {}
 

@@ -5,15 +5,15 @@ use std::{error::Error, fmt::Display, sync::Arc};
 use serde_json::Value;
 
 use crate::{
-    Broker, Cursor, DeadLetters, Delivery, Facet, FacetStats, Finding, Invalid, Lease, Outcome,
-    Peeked, Pull, QueueSettings, Stats, Undecodable, Why, Worker,
+    Broker, Cursor, DeadLetters, Delivery, Facet, FacetStats, Finding, Lease, Outcome, Peeked,
+    Pull, QueueSettings, Stats, Undecodable, Why, Worker,
     destroy::destroy,
     doctor,
     error::Result,
     keys::{check_label, check_name},
     opaque_debug,
     queues::Source,
-    settings::Whose,
+    settings::{Whose, configure},
     stats,
 };
 
@@ -149,9 +149,7 @@ impl<T: Send + 'static> Queue<T> {
     /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have;
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) while the queue is being destroyed.
     pub async fn pause(&self) -> Result<()> {
-        self.whose(false)?
-            .configure(false, |queue: &mut QueueSettings| queue.facets.paused = true)
-            .await
+        self.change(false, false, |queue| queue.facets.paused = true).await
     }
 
     /// Serves this queue again. Workers that wait wake up.
@@ -159,9 +157,7 @@ impl<T: Send + 'static> Queue<T> {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn resume(&self) -> Result<()> {
-        self.whose(false)?
-            .configure(false, |queue: &mut QueueSettings| queue.facets.paused = false)
-            .await
+        self.change(false, false, |queue| queue.facets.paused = false).await
     }
 
     /// Refuses all that is delivered to this queue until its intake is resumed: of such a delivery
@@ -171,8 +167,7 @@ impl<T: Send + 'static> Queue<T> {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn pause_intake(&self) -> Result<()> {
-        let paused = |queue: &mut QueueSettings| queue.facets.intake_paused = true;
-        self.whose(false)?.configure(false, paused).await
+        self.change(false, false, |queue| queue.facets.intake_paused = true).await
     }
 
     /// Takes deliveries again.
@@ -180,8 +175,7 @@ impl<T: Send + 'static> Queue<T> {
     /// # Errors
     /// As for [`pause`](Self::pause).
     pub async fn resume_intake(&self) -> Result<()> {
-        let resumed = |queue: &mut QueueSettings| queue.facets.intake_paused = false;
-        self.whose(false)?.configure(false, resumed).await
+        self.change(false, false, |queue| queue.facets.intake_paused = false).await
     }
 
     /// Changes the settings of this queue, and the defaults of its facets: reads them, lets `change`
@@ -211,7 +205,7 @@ impl<T: Send + 'static> Queue<T> {
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
     /// nothing.
     pub async fn configure(&self, change: impl FnMut(&mut QueueSettings) + Send) -> Result<()> {
-        self.whose(true)?.configure(true, change).await
+        self.change(true, true, change).await
     }
 
     /// What is set of this queue.
@@ -220,13 +214,21 @@ impl<T: Send + 'static> Queue<T> {
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
     /// nothing.
     pub async fn settings(&self) -> Result<QueueSettings> {
-        self.whose(true)?.settings().await
+        check_name(&self.name)?;
+        let partition = self.broker.core.first();
+        Whose { partition, queue: &self.name, facet: "", must: true }.settings().await
     }
 
-    /// Whose settings these are. `must`: whether the queue has to be there.
-    fn whose(&self, must: bool) -> Result<Whose<'_>, Invalid> {
+    /// Changes its settings. `must`: whether it has to be there. `decides`: whether all facets are
+    /// decided on anew that they may concern.
+    async fn change(
+        &self,
+        must: bool,
+        decides: bool,
+        change: impl FnMut(&mut QueueSettings) + Send,
+    ) -> Result<()> {
         check_name(&self.name)?;
-        Ok(Whose { core: &self.broker.core, queue: &self.name, facet: "", must })
+        configure(&self.broker.core, &self.name, must, decides, change).await
     }
 
     /// The messages that this queue has given up. It makes no call.
@@ -300,6 +302,7 @@ impl<T: Send + 'static> Queue<T> {
         check_name(&self.name)?;
         let facets: Vec<String> = facets.into_iter().map(Into::into).collect();
         facets.iter().try_for_each(|facet| check_label("facet", facet))?;
+        let facets: Vec<_> = facets.iter().map(String::as_str).collect();
         stats::look_at(&self.broker.core, &self.name, &facets).await
     }
 

@@ -17,9 +17,10 @@ use crate::{
     gather::{Gather, Reply},
     lease::check_length,
     link::Pause,
+    partition::Partition,
     queues::Source,
     settle::{Settling, settle},
-    take::{MOST, MOST_OF_A_PART, Next, Taken, take},
+    take::{MOST, MOST_OF_A_PART, Next, Take, Taken, take},
     wait::{Turn, Waiter},
 };
 
@@ -71,26 +72,48 @@ pub(crate) enum First {
     Nothing(Waiting),
 }
 
-/// Asks the queues, one after the other, for the first that has something.
+/// Asks the queues, one after the other, for the first that has something; of each its partitions,
+/// until it has all that it should.
 pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
     let waits = !order.wait.is_zero() && order.most > 0;
     let mut waiters: Vec<Waiter> = Vec::new();
     let (mut missing, mut away) = (None, None);
     let queues = order.source.queues();
     for queue in &queues {
-        let line = waits.then(|| core.lines.of(queue));
-        let quiet = line.as_ref().is_some_and(|line| line.is_quiet());
-        let mut asked = None;
-        if !quiet {
-            match ask(core, queue, order).await {
-                Ok((served, _)) if !served.taken.is_empty() => return Ok(First::Served(served)),
-                Ok((_, next)) => asked = Some(next),
-                Err(error @ Error::NoSuchQueue(_)) => missing = missing.or(Some(error)),
-                Err(error) if waits && passes(&error, order) => away = Some(error),
-                Err(error) => return Err(error),
+        let mut served = Unclaimed::new(core, Some(queue), Vec::new(), order);
+        for (place, had_something) in core.visits.order(queue, core.partitions.len()) {
+            let left = order.most(queue).saturating_sub(served.taken.len());
+            if !served.taken.is_empty() && (left == 0 || !had_something) {
+                break;
             }
+            let partition = &core.partitions[place];
+            let line = waits.then(|| partition.lines.of(queue));
+            let quiet = line.as_ref().is_some_and(|line| line.is_quiet());
+            let mut asked = None;
+            if !quiet {
+                match ask(core, partition, queue, order, left).await {
+                    Ok((some, next)) => {
+                        served.add(some);
+                        // More is there than was asked for, or than one take gives.
+                        if next == Next::Now && !served.taken.is_empty() {
+                            break;
+                        }
+                        asked = Some(next);
+                    }
+                    Err(error) if !served.taken.is_empty() => {
+                        served.interrupted(error)?;
+                        break;
+                    }
+                    Err(error @ Error::NoSuchQueue(_)) => missing = missing.or(Some(error)),
+                    Err(error) if waits && passes(&error, order) => away = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            waiters.extend(line.map(|line| Waiter::new(partition, line, asked)));
         }
-        waiters.extend(line.map(|line| Waiter::new(line, asked)));
+        if !served.taken.is_empty() {
+            return Ok(First::Served(served));
+        }
     }
     match missing {
         Some(error) => Err(error),
@@ -123,8 +146,9 @@ impl Waiting {
         if waiters.is_empty() {
             return Ok(nothing);
         }
-        let lines: Vec<_> = waiters.iter().map(|waiter| waiter.line.clone()).collect();
-        let stand = |waiter: Waiter| -> Standing { Box::pin(waiter.turn(core.clone())) };
+        let lines = waiters.iter().map(|waiter| (waiter.partition.clone(), waiter.line.clone()));
+        let lines: Vec<_> = lines.collect();
+        let stand = |waiter: Waiter| -> Standing { Box::pin(waiter.turn()) };
         let mut standing: Vec<_> = waiters.into_iter().map(|waiter| Some(stand(waiter))).collect();
         let mut pause = Pause::default();
         loop {
@@ -139,12 +163,16 @@ impl Waiting {
             let (place, mut waiter, turn) = match turn {
                 Ok((place, waiter, turn)) => (place, waiter, turn?),
                 // It ends while Redis is away: a last call says so.
-                Err(_) => match lines.iter().find(|line| line.is_away()) {
-                    Some(line) => return Ok(ask(core, &line.queue, order).await?.0),
+                Err(_) => match lines.iter().find(|(_, line)| line.is_away()) {
+                    Some((partition, line)) => {
+                        let (queue, most) = (&line.queue, order.most(&line.queue));
+                        return Ok(ask(core, partition, queue, order, most).await?.0);
+                    }
                     None => break,
                 },
             };
-            match ask(core, turn.queue(), order).await {
+            let most = order.most(turn.queue());
+            match ask(core, &waiter.partition, turn.queue(), order, most).await {
                 Ok((served, next)) => {
                     turn.over(next);
                     if !served.taken.is_empty() {
@@ -201,9 +229,9 @@ async fn first_turn(standing: &mut [Option<Standing>]) -> (usize, Waiter, Result
 }
 
 /// What concurrent tasks take from a queue in the same way, on its way: the messages that each
-/// asks for.
-pub(crate) type Takes = Gather<(Arc<str>, Option<Duration>), usize, Asked>;
-type Asked = Result<(Unclaimed, Next)>;
+/// asks for. Each gets some, when there is more, and by how much the round of turns has gone with
+/// that.
+pub(crate) type Takes = Gather<(Arc<str>, Option<Duration>), usize, Result<(Unclaimed, Next, f64)>>;
 
 impl Takes {
     pub(crate) fn of_a_part() -> Arc<Self> {
@@ -213,22 +241,36 @@ impl Takes {
 
 /// Takes from one queue what is there, together with other tasks that do so at the same time. A
 /// lease that is under way is not broken off: what reaches nobody goes back.
-async fn ask(core: &Arc<Core>, queue: &Arc<str>, order: &Order) -> Asked {
-    let (key, shared) = ((queue.clone(), order.length), core.clone());
-    let ((queue, length), most) = (key.clone(), order.most(queue));
-    let asking = core.takes.join(key, most, most, length.is_some(), move |callers| {
-        together(shared, queue, length, callers)
+async fn ask(
+    core: &Arc<Core>,
+    partition: &Arc<Partition>,
+    queue: &Arc<str>,
+    order: &Order,
+    most: usize,
+) -> Result<(Unclaimed, Next)> {
+    let place = partition.place as usize;
+    let visit = core.visits.visit(queue, place, core.partitions.len(), most);
+    let (shared, of, length) = (core.clone(), partition.clone(), order.length);
+    let key = (queue.clone(), length);
+    let queue = queue.clone();
+    let asking = partition.takes.join(key, most, most, length.is_some(), move |callers| {
+        together(shared, of, queue, length, callers)
     });
-    asking.await.unwrap_or_else(|| Err(runtime_ended()))
+    let (served, next, gone) = asking.await.unwrap_or_else(|| Err(runtime_ended()))?;
+    if let Some(visit) = visit {
+        visit.served(served.taken.len(), gone, next != Next::Now);
+    }
+    Ok((served, next))
 }
 
 /// Takes for all of them at once. The first come first: who asks for many may leave nothing to
 /// those behind.
 async fn together(
     core: Arc<Core>,
+    partition: Arc<Partition>,
     queue: Arc<str>,
     length: Option<Duration>,
-    callers: Vec<(usize, Reply<Asked>)>,
+    callers: Vec<(usize, Reply<Result<(Unclaimed, Next, f64)>>)>,
 ) {
     let mut callers = VecDeque::from(callers);
     let leased = length.is_some();
@@ -239,7 +281,8 @@ async fn together(
             return;
         }
         let most = callers.iter().map(|(most, _)| most).sum();
-        let (taken, ended) = take(&core, &queue, most, length).await;
+        let Take { taken, gone, ended } = take(&partition, &queue, most, length).await;
+        let step = gone / taken.len().max(1) as f64;
         // Where a bound of bytes has ended it, there is more for those who got nothing.
         let more = !taken.is_empty() && ended.as_ref().is_ok_and(|next| *next == Next::Now);
         let mut taken = taken.into_iter();
@@ -249,18 +292,22 @@ async fn together(
                 continue;
             }
             let got: Vec<_> = taken.by_ref().take(most).collect();
+            let gone = got.len() as f64 * step;
             reply.give(match &ended {
-                Ok(next) => Ok((unclaimed(got), *next)),
-                Err(_) if got.len() == most => Ok((unclaimed(got), Next::Now)),
+                Ok(next) => Ok((unclaimed(got), *next, gone)),
+                Err(_) if got.len() == most => Ok((unclaimed(got), Next::Now, gone)),
                 Err(error) if got.is_empty() => Err(error.clone()),
-                Err(error) => {
-                    let pulled = got.into_iter().map(|taken| taken.stored.into()).collect();
-                    Err(Error::PullInterrupted { pulled, source: Box::new(error.clone()) })
-                }
+                Err(error) => Err(interrupted(got, error.clone())),
             });
         }
         drop(unclaimed(taken.collect())); // What was leased for those who left goes back.
     }
+}
+
+/// What has arrived of a pull, of which more may be gone.
+fn interrupted(taken: Vec<Taken>, error: Error) -> Error {
+    let pulled = taken.into_iter().map(|taken| taken.stored.into()).collect();
+    Error::PullInterrupted { pulled, source: Box::new(error) }
 }
 
 /// What was taken and has not yet reached the caller. What was leased goes back when this is
@@ -276,6 +323,22 @@ impl Unclaimed {
     fn new(core: &Arc<Core>, queue: Option<&Arc<str>>, taken: Vec<Taken>, order: &Order) -> Self {
         let queue = queue.cloned().unwrap_or_else(|| "".into());
         Self { core: core.clone(), queue, taken, leased: order.length.is_some() }
+    }
+
+    /// Adds what was taken from another partition.
+    fn add(&mut self, mut other: Self) {
+        self.taken.append(&mut other.taken);
+    }
+
+    /// A later partition could not be asked. What is leased is safe; what was pulled from it may be
+    /// gone, and the caller has to know.
+    fn interrupted(&mut self, error: Error) -> Result<()> {
+        if self.leased || !matches!(error, Error::MaybeApplied(_)) {
+            let (queue, taken) = (&*self.queue, self.taken.len());
+            warn!(target: "fairlane", queue, taken, %error, "the rest of a take failed");
+            return Ok(());
+        }
+        Err(interrupted(std::mem::take(&mut self.taken), error))
     }
 
     /// The queue, and what was taken from it.

@@ -10,6 +10,7 @@ use crate::{
     core::{Core, read},
     error::{Result, unexpected},
     message::check_time,
+    partition::Partition,
     scripts,
 };
 
@@ -321,10 +322,25 @@ impl Settings for QueueSettings {
     }
 }
 
+/// Changes the settings of a queue on the first partition, and gives them to the others.
+pub(crate) async fn configure(
+    core: &Core,
+    queue: &Arc<str>,
+    must: bool,
+    decides: bool,
+    change: impl FnMut(&mut QueueSettings) + Send,
+) -> Result<()> {
+    let whose = |partition| Whose { partition, queue, facet: "", must };
+    let set = whose(core.first()).configure(decides, change).await?;
+    let same = |settings: &mut QueueSettings| *settings = set.clone();
+    let others = core.others(|partition| whose(partition).configure(decides, same));
+    others.await.map(drop)
+}
+
 /// Whose settings: those of a facet, or, of the empty one, of the queue itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Whose<'a> {
-    pub(crate) core: &'a Core,
+    pub(crate) partition: &'a Partition,
     pub(crate) queue: &'a Arc<str>,
     pub(crate) facet: &'a str,
     /// Whether the queue has to be there.
@@ -334,9 +350,9 @@ pub(crate) struct Whose<'a> {
 impl Whose<'_> {
     /// The settings as they are written down.
     async fn text(self) -> Result<String> {
-        let mut command = self.core.command(&scripts::SETTINGS, &[self.queue]);
+        let mut command = self.partition.command(&scripts::SETTINGS, &[self.queue]);
         command.arg(&**self.queue).arg(self.facet).arg(u8::from(self.must));
-        let reply = self.core.call(&scripts::SETTINGS, &command, Repeat::Safe).await;
+        let reply = self.partition.call(&scripts::SETTINGS, &command, Repeat::Safe).await;
         read(reply.map_err(|error| error.of(self.queue))?.value)
     }
 
@@ -346,12 +362,12 @@ impl Whose<'_> {
 
     /// Changes settings: reads them, and writes them as they shall be, unless somebody else has
     /// changed them meanwhile; then once more. `decides`: whether all facets are decided on anew that
-    /// they may concern; who broke off before that is done calls again.
+    /// they may concern; who broke off before that is done calls again. Returns what they are now.
     pub(crate) async fn configure<S: Settings>(
         self,
         decides: bool,
         mut change: impl FnMut(&mut S),
-    ) -> Result<()> {
+    ) -> Result<S> {
         let mut began = None;
         loop {
             let known = self.text().await?;
@@ -374,17 +390,17 @@ impl Whose<'_> {
             while decides && page != "0" {
                 page = self.write(before, &wanted, &page).await?.unwrap_or_else(|| "0".into());
             }
-            return Ok(());
+            return Ok(settings);
         }
     }
 
     /// Writes settings, or decides on a page of facets. Returns where the next page begins; none
     /// when they are not those that were read.
     async fn write(self, known: &str, wanted: &str, page: &str) -> Result<Option<String>> {
-        let mut command = self.core.command(&scripts::CONFIGURE, &[self.queue]);
+        let mut command = self.partition.command(&scripts::CONFIGURE, &[self.queue]);
         command.arg(&**self.queue).arg(self.facet).arg(u8::from(self.must));
         command.arg(known).arg(wanted).arg(page);
-        let reply = self.core.call(&scripts::CONFIGURE, &command, Repeat::Safe).await;
+        let reply = self.partition.call(&scripts::CONFIGURE, &command, Repeat::Safe).await;
         let reply = reply.map_err(|error| error.of(self.queue))?;
         let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
         let mut next = || values.next().ok_or_else(|| unexpected("settings without a page"));

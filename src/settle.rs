@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::{join_all, try_join_all};
 use redis::Cmd;
 
 use crate::{
@@ -11,7 +12,9 @@ use crate::{
     error::{Cause, Result, runtime_ended, unexpected},
     gather::{Gather, Reply},
     keys::Places,
-    metrics, random,
+    metrics,
+    partition::Partition,
+    random,
     scripts::{self, Script},
 };
 
@@ -86,18 +89,20 @@ impl Acks {
 
 /// Acks a lease, together with those that other tasks ack at the same time.
 pub(crate) async fn ack_one(core: &Arc<Core>, token: &Token) -> Result<()> {
-    let shared = core.clone();
-    let acking = core.acks.join((), 1, token.clone(), false, |callers| together(shared, callers));
+    let partition = core.of_message(token.id);
+    let shared = partition.clone();
+    let acking =
+        partition.acks.join((), 1, token.clone(), false, |callers| together(shared, callers));
     acking.await.unwrap_or_else(|| Err(runtime_ended()))
 }
 
-async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>) {
+async fn together(partition: Arc<Partition>, mut callers: Vec<(Token, Reply<Result<()>>)>) {
     callers.sort_by(|(a, _), (b, _)| a.by_lease(b));
     let (tokens, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let settled = settle_apart(&core, &ACK, &tokens).await;
+    let settled = settle_some_apart(&partition, &ACK, &tokens).await;
     for (token, outcome) in tokens.iter().zip(&settled) {
         if let Err(Error::LeaseLost(_)) = outcome {
-            metrics::lost(&core, &token.queue);
+            metrics::lost(&partition, &token.queue);
         }
     }
     replies.into_iter().zip(settled).for_each(|(reply, outcome)| reply.give(outcome));
@@ -106,7 +111,27 @@ async fn together(core: Arc<Core>, mut callers: Vec<(Token, Reply<Result<()>>)>)
 /// Settles leases together, and says what became of each: one is not refused for another's fault. Who
 /// calls it counts those that were lost.
 pub(crate) async fn settle_apart(core: &Core, how: &Settling, tokens: &[Token]) -> Vec<Result<()>> {
-    let mut settled = settle_each(core, how, tokens).await;
+    if let [partition] = &*core.partitions {
+        return settle_some_apart(partition, how, tokens).await;
+    }
+    let parts = core.apart(tokens, |token| core.of_message(token.id));
+    let settling = parts.into_iter().map(async |(partition, places)| {
+        let some: Vec<_> = places.iter().map(|place| tokens[*place].clone()).collect();
+        let settled = settle_some_apart(partition, how, &some).await;
+        places.into_iter().zip(settled).collect::<Vec<_>>()
+    });
+    let mut settled: Vec<_> = join_all(settling).await.into_iter().flatten().collect();
+    settled.sort_by_key(|(place, _)| *place);
+    settled.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// The same for those of one partition.
+async fn settle_some_apart(
+    partition: &Partition,
+    how: &Settling,
+    tokens: &[Token],
+) -> Vec<Result<()>> {
+    let mut settled = settle_some(partition, how, tokens).await;
     let mut outcomes = Vec::with_capacity(tokens.len());
     for token in tokens {
         outcomes.push(match &mut settled {
@@ -115,7 +140,7 @@ pub(crate) async fn settle_apart(core: &Core, how: &Settling, tokens: &[Token]) 
                 None => Ok(()),
             },
             Err(error) if error.is_of_one() && tokens.len() > 1 => {
-                let again = match settle_each(core, how, std::slice::from_ref(token)).await {
+                let again = match settle_some(partition, how, std::slice::from_ref(token)).await {
                     Ok(lost) => lost.first().map_or(Ok(()), |lost| Err(lost.error())),
                     Err(error) => Err(error),
                 };
@@ -153,7 +178,7 @@ pub(crate) async fn settle(core: &Core, how: &Settling, tokens: &[Token]) -> Res
     if !matches!(how, Settling::Extend { .. }) {
         // Who extends counts them: a worker may know already.
         let lost = lost.iter().filter(|lost| !lost.doubtful);
-        lost.for_each(|lost| metrics::lost(core, &lost.token.queue));
+        lost.for_each(|lost| metrics::lost(core.first(), &lost.token.queue));
     }
     match lost.iter().find(|lost| lost.doubtful) {
         Some(lost) => Err(lost.error()),
@@ -161,15 +186,28 @@ pub(crate) async fn settle(core: &Core, how: &Settling, tokens: &[Token]) -> Res
     }
 }
 
-/// Settles leases, those of all queues in one call for each 1,000, or more calls where bodies are
-/// large.
+/// Settles leases, those of each partition in their order.
 async fn settle_each(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Vec<Lost>> {
+    if let [partition] = &*core.partitions {
+        return settle_some(partition, how, tokens).await;
+    }
+    let parts = core.apart(tokens, |token| core.of_message(token.id));
+    let settling = parts.into_iter().map(async |(partition, places)| {
+        let some: Vec<_> = places.into_iter().map(|place| tokens[place].clone()).collect();
+        settle_some(partition, how, &some).await
+    });
+    Ok(try_join_all(settling).await?.into_iter().flatten().collect())
+}
+
+/// Settles leases of one partition, those of all queues in one call for each 1,000, or more calls
+/// where bodies are large.
+async fn settle_some(partition: &Partition, how: &Settling, tokens: &[Token]) -> Result<Vec<Lost>> {
     let mut lost = Vec::new();
     for part in tokens.chunks(MOST) {
         let mut places = Vec::new();
         let mut left = part.len();
         while left > 0 {
-            left = some(core, how, &part[..left], &mut places).await?;
+            left = some(partition, how, &part[..left], &mut places).await?;
         }
         places.sort_unstable();
         lost.extend(places.into_iter().filter_map(|(place, doubtful)| {
@@ -182,26 +220,27 @@ async fn settle_each(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Ve
 /// Settles some of the tokens, the last ones first. Adds the places of those that were lost,
 /// counted from 1, and whether that is doubtful. Returns how many are left, at the beginning.
 async fn some(
-    core: &Core,
+    partition: &Partition,
     how: &Settling,
     tokens: &[Token],
     lost: &mut Vec<(usize, bool)>,
 ) -> Result<usize> {
     let places = Places::of(tokens.iter().map(|token| &*token.queue));
     let script = how.script();
-    let mut command = core.command(script, places.queues());
+    let mut command = partition.command(script, places.queues());
     how.say(&mut command);
     for group in tokens.chunk_by(|a, b| a.lease == b.lease && a.queue == b.queue) {
         command.arg(places.place(&group[0].queue)).arg(group[0].lease).arg(group.len());
-        command.arg(group.iter().map(|token| token.id.0).collect::<Vec<_>>());
+        let numbers = group.iter().map(|token| partition.number(token.id));
+        command.arg(numbers.collect::<Vec<_>>());
     }
-    let reply = core.call(script, &command, Repeat::Safe).await?;
+    let reply = partition.call(script, &command, Repeat::Safe).await?;
     let numbers: Vec<usize> = read(reply.value)?;
     let [left, lost_places @ ..] = numbers.as_slice() else {
         return Err(unexpected("a settling without a number"));
     };
     let left = (*left).min(tokens.len() - 1);
-    metrics::settled(core, how, tokens, left, lost_places);
+    metrics::settled(partition, how, tokens, left, lost_places);
     lost.extend(lost_places.iter().map(|place| (*place, reply.repeated)));
     Ok(left)
 }

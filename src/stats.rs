@@ -5,15 +5,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::try_join_all;
 use redis::Value;
 
 use crate::{
-    FacetSettings, Headers, MessageId, Undecodable,
+    Error, FacetSettings, Headers, MessageId, Undecodable,
     connection::Repeat,
     core::{Core, read},
     error::{Result, unexpected},
     keys::check_name,
     message::{Decode, Stored},
+    partition::Partition,
     scripts::{self, Script},
     settings::Settings,
     take::{ANY_BYTES, MOST_BYTES},
@@ -163,6 +165,8 @@ pub struct Why {
 /// is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
+    /// Which of the partitions.
+    pub(crate) partition: u32,
     /// Which of the sets that the script goes through, from 1 on.
     pub(crate) set: u8,
     /// As Redis has it.
@@ -171,7 +175,7 @@ pub struct Cursor {
 
 impl Default for Cursor {
     fn default() -> Self {
-        Self { set: 1, at: "0".into() }
+        Self { partition: 0, set: 1, at: "0".into() }
     }
 }
 
@@ -200,13 +204,33 @@ pub(crate) async fn peek<T>(
     decode: &Decode<T>,
 ) -> Result<Vec<Peeked<T>>> {
     check_name(queue)?;
-    let mut most = most.min(MOST_PEEKED);
+    let most = most.min(MOST_PEEKED);
+    let all = core.ask(|partition| peek_one(partition, queue, most, decode)).await?;
+    let mut all: Vec<_> = all.into_iter().map(Vec::into_iter).collect();
+    let mut peeked = Vec::new();
+    // About as they are served: one of each partition, and so on.
+    loop {
+        let before = peeked.len();
+        peeked.extend(all.iter_mut().filter_map(Iterator::next));
+        if peeked.len() == before || peeked.len() >= most {
+            peeked.truncate(most);
+            return Ok(peeked);
+        }
+    }
+}
+
+async fn peek_one<T>(
+    partition: &Partition,
+    queue: &Arc<str>,
+    mut most: usize,
+    decode: &Decode<T>,
+) -> Result<Vec<Peeked<T>>> {
     let mut bytes = MOST_BYTES;
     while most > 0 {
         let ask = |command: &mut redis::Cmd| {
             command.arg(most).arg(bytes);
         };
-        let mut values = look(core, &scripts::PEEK, queue, ask).await?.into_iter();
+        let mut values = look(partition, &scripts::PEEK, queue, ask).await?.into_iter();
         let ended: u8 = read(values.next().unwrap_or(Value::Nil))?;
         if ended == 2 && values.len() == 0 {
             (most, bytes) = (1, ANY_BYTES); // It is larger than a peek, and shown alone.
@@ -215,7 +239,7 @@ pub(crate) async fn peek<T>(
         let mut peeked = Vec::with_capacity(values.len() / 2);
         while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
             let raw: Vec<u8> = read(raw)?;
-            let stored = Stored::read(facet, &raw)?;
+            let stored = Stored::read(facet, &raw)?.of(partition);
             let message = stored.decode(decode);
             let Stored { id, facet, topic, attempts, headers, .. } = stored;
             peeked.push(Peeked { id, facet, topic, attempts, headers, message });
@@ -227,7 +251,13 @@ pub(crate) async fn peek<T>(
 
 pub(crate) async fn stats(core: &Core, queue: &Arc<str>) -> Result<Stats> {
     check_name(queue)?;
-    let values = look(core, &scripts::STATS, queue, |_| {}).await?;
+    let all = core.ask(|partition| stats_of_one(partition, queue)).await?;
+    Ok(all.into_iter().reduce(Stats::and).unwrap_or_default())
+}
+
+/// What a partition has of a queue.
+pub(crate) async fn stats_of_one(partition: &Partition, queue: &Arc<str>) -> Result<Stats> {
+    let values = look(partition, &scripts::STATS, queue, |_| {}).await?;
     let numbers: Vec<u64> = values.into_iter().map(read).collect::<Result<_>>()?;
     let mut numbers = numbers.into_iter();
     let mut next = || numbers.next().ok_or_else(|| unexpected("too few counts"));
@@ -253,6 +283,46 @@ pub(crate) async fn stats(core: &Core, queue: &Arc<str>) -> Result<Stats> {
     })
 }
 
+impl Stats {
+    /// With those of another partition.
+    fn and(self, other: Self) -> Self {
+        Self {
+            waiting: self.waiting + other.waiting,
+            leased: self.leased + other.leased,
+            delayed: self.delayed + other.delayed,
+            dead: self.dead + other.dead,
+            holds: self.holds + other.holds,
+            facets_ready: self.facets_ready + other.facets_ready,
+            facets_parked: self.facets_parked + other.facets_parked,
+            facets_in_debt: self.facets_in_debt + other.facets_in_debt,
+            paused: self.paused || other.paused,
+            delivered: self.delivered + other.delivered,
+            served: self.served + other.served,
+            acked: self.acked + other.acked,
+            came_back: self.came_back + other.came_back,
+            refused: self.refused + other.refused,
+            expired: self.expired + other.expired,
+            died: self.died + other.died,
+            dropped: self.dropped + other.dropped,
+            purged: self.purged + other.purged,
+        }
+    }
+}
+
+impl Cursor {
+    /// The partition that it is in, and whether the page is to begin there.
+    pub(crate) fn partition<'a>(&self, core: &'a Core) -> Option<&'a Arc<Partition>> {
+        core.partitions.get(self.partition as usize)
+    }
+
+    /// Where the next partition begins, after the last page of one.
+    pub(crate) fn after(partition: &Partition) -> Option<Self> {
+        let next = partition.place + 1;
+        let more = next < partition.layout.partitions;
+        more.then(|| Self { partition: next as u32, ..Self::default() })
+    }
+}
+
 /// A page of facets, and where the next one begins.
 pub(crate) async fn facets(
     core: &Core,
@@ -260,44 +330,59 @@ pub(crate) async fn facets(
     from: Cursor,
 ) -> Result<(Vec<FacetStats>, Option<Cursor>)> {
     check_name(queue)?;
-    let (names, next) = facet_names(core, queue, from).await?;
-    let page = look_at(core, queue, &names).await?;
+    let Some(partition) = from.partition(core) else { return Ok((Vec::new(), None)) };
+    let (names, next) = facet_names(partition, queue, from).await?;
+    let page = look_at_all(partition, queue, &names).await?;
+    let next = next.or_else(|| Cursor::after(partition));
     Ok((page.into_iter().map(|why| why.stats).collect(), next))
 }
 
-/// The names of a page of facets, and where the next one begins.
+/// The names of a page of facets of a partition, and where the next one begins.
 pub(crate) async fn facet_names(
-    core: &Core,
+    partition: &Partition,
     queue: &Arc<str>,
     from: Cursor,
 ) -> Result<(Vec<Vec<u8>>, Option<Cursor>)> {
     let ask = |command: &mut redis::Cmd| {
         command.arg(from.set).arg(&from.at);
     };
-    let mut values = look(core, &scripts::FACETS, queue, ask).await?.into_iter();
+    let mut values = look(partition, &scripts::FACETS, queue, ask).await?.into_iter();
     let mut next = || values.next().ok_or_else(|| unexpected("a page without a cursor"));
     let (set, at): (u8, String) = (read(next()?)?, read(next()?)?);
     let names = values.map(read).collect::<Result<_>>()?;
-    Ok((names, (set > 0).then_some(Cursor { set, at })))
+    Ok((names, (set > 0).then_some(Cursor { set, at, ..from })))
 }
 
-/// Looks at facets, in their order, with as many scripts as that takes.
-pub(crate) async fn look_at<Name: AsRef<[u8]>>(
-    core: &Core,
+/// Looks at facets, in their order.
+pub(crate) async fn look_at(core: &Core, queue: &Arc<str>, facets: &[&str]) -> Result<Vec<Why>> {
+    let parts = core.apart(facets, |facet| core.of_facet(facet));
+    let looking = parts.into_iter().map(async |(partition, places)| {
+        let names: Vec<_> = places.iter().map(|place| facets[*place]).collect();
+        let found = look_at_all(partition, queue, &names).await?;
+        Ok::<_, Error>(places.into_iter().zip(found).collect::<Vec<_>>())
+    });
+    let mut found: Vec<_> = try_join_all(looking).await?.into_iter().flatten().collect();
+    found.sort_by_key(|(place, _)| *place);
+    Ok(found.into_iter().map(|(_, why)| why).collect())
+}
+
+/// Looks at facets of a partition, with as many scripts as that takes.
+async fn look_at_all<Name: AsRef<[u8]>>(
+    partition: &Partition,
     queue: &Arc<str>,
     facets: &[Name],
 ) -> Result<Vec<Why>> {
     let mut found = Vec::with_capacity(facets.len());
     while found.len() < facets.len() {
         let left = &facets[found.len()..];
-        found.extend(look_at_some(core, queue, &left[..left.len().min(MOST_FACETS)]).await?);
+        found.extend(look_at_some(partition, queue, &left[..left.len().min(MOST_FACETS)]).await?);
     }
     Ok(found)
 }
 
 /// Looks at as many of the facets as one script may: at least one.
 async fn look_at_some<Name: AsRef<[u8]>>(
-    core: &Core,
+    partition: &Partition,
     queue: &Arc<str>,
     facets: &[Name],
 ) -> Result<Vec<Why>> {
@@ -306,7 +391,7 @@ async fn look_at_some<Name: AsRef<[u8]>>(
             command.arg(facet.as_ref());
         }
     };
-    let values = look(core, &scripts::FACET, queue, ask).await?;
+    let values = look(partition, &scripts::FACET, queue, ask).await?;
     let found = values.into_iter().zip(facets).map(|(value, facet)| {
         let (
             (waiting, leased, delayed, dead),
@@ -353,14 +438,14 @@ type Found = ((u64, u64, u64, u64), (String, i64, i64, u8), (u8, i64, u8, String
 
 /// Calls a script that changes nothing.
 pub(crate) async fn look(
-    core: &Core,
+    partition: &Partition,
     script: &Script,
     queue: &Arc<str>,
     ask: impl FnOnce(&mut redis::Cmd),
 ) -> Result<Vec<Value>> {
-    let mut command = core.command(script, &[queue]);
+    let mut command = partition.command(script, &[queue]);
     command.arg(&**queue);
     ask(&mut command);
-    let reply = core.call(script, &command, Repeat::Safe).await;
+    let reply = partition.call(script, &command, Repeat::Safe).await;
     read(reply.map_err(|error| error.of(queue))?.value)
 }

@@ -24,12 +24,13 @@ use tracing::{info, warn};
 use crate::{
     Error,
     error::{Result, refused},
-    link::{Link, Pause, send, steps_down},
+    link::{Link, Meaning, Pause, send},
     listener::{Entry, Inbox},
+    partition::Partition,
 };
 
-/// How often it is made sure that the connection still answers.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A connection that lasted less than this is not made anew at once.
+const SHORT: Duration = Duration::from_secs(5);
 
 /// All that listen with one broker.
 #[derive(Default)]
@@ -87,7 +88,7 @@ impl Subscriptions {
     }
 
     /// Lets the task run that has the connection, if it does not.
-    pub(crate) fn open(&self, link: &Arc<Link>, limit: Duration) {
+    pub(crate) fn open(&self, partition: &Partition) {
         // Without a runtime there is none; the next poll within one opens it.
         let Ok(runtime) = Handle::try_current() else { return };
         // Nothing is locked at the spawn: a runtime that is about to end drops the task at once.
@@ -95,7 +96,8 @@ impl Subscriptions {
         if begins {
             let (shared, changed) = (self.shared.clone(), self.changed.clone());
             let task = Running { shared, changed, begun: false, ended: false };
-            runtime.spawn(run(task, link.clone(), limit));
+            let (link, key) = (partition.connection.link.clone(), partition.keys.routes());
+            runtime.spawn(run(task, link, key));
         }
     }
 }
@@ -244,30 +246,30 @@ fn inboxes(
 }
 
 /// Keeps the connection and its subscriptions, until nobody listens any more.
-async fn run(mut running: Running, link: Arc<Link>, limit: Duration) {
+async fn run(mut running: Running, link: Arc<Link>, key: String) {
     running.begun = true;
     let mut pause = Pause::default();
     while !running.ends() {
         let lost = Arc::default();
-        match timeout(limit, link.connect(running.pushes(&lost))).await {
-            Ok(Ok(connection)) => {
-                info!(target: "fairlane", address = link.address, "listening");
+        match link.connect(running.pushes(&lost)).await {
+            Ok(connection) => {
+                info!(target: "fairlane", address = &*link.address(), "listening");
                 running.is_new();
                 let from = Instant::now();
-                session(&mut running, connection, &lost, limit).await;
+                session(&mut running, connection, &lost, &link, &key).await;
                 // One that soon breaks again and again is not made anew without a pause.
-                if from.elapsed() > HEARTBEAT {
+                if from.elapsed() > SHORT {
                     pause = Pause::default();
                 }
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 if let Err(refusal) = link.unreachable(error.clone()) {
-                    warn!(target: "fairlane", address = link.address, %refusal, "cannot listen");
+                    let address = link.address();
+                    warn!(target: "fairlane", address = &*address, %refusal, "cannot listen");
                     let again = || link.unreachable(error.clone()).err();
                     running.refuse(None, || again().unwrap_or_else(|| refused(error.clone())));
                 }
             }
-            Err(_) => {}
         }
         if !running.ends() {
             sleep(pause.next()).await;
@@ -281,8 +283,10 @@ async fn session(
     running: &mut Running,
     mut connection: MultiplexedConnection,
     lost: &AtomicBool,
-    limit: Duration,
+    link: &Link,
+    key: &str,
 ) {
+    let limit = link.settings.patience;
     let mut subscribed = BTreeSet::new();
     loop {
         let (asked, left) = running.changes(&subscribed);
@@ -294,7 +298,7 @@ async fn session(
                     subscribed.extend(globs.iter().cloned());
                     running.confirm(globs);
                 }
-                Ok(Err(error)) if error.code().is_some() && !steps_down(&error) => match globs {
+                Ok(Err(error)) if link.meant(&error) == Meaning::Refused => match globs {
                     [glob] => {
                         warn!(target: "fairlane", glob, %error, "refused; it is tried again");
                         running.refuse(Some(glob), || refused(error.clone()));
@@ -313,10 +317,18 @@ async fn session(
         if running.ends() {
             return;
         }
-        if timeout(HEARTBEAT, running.changed.notified()).await.is_err() {
-            // A silent link does not break by itself.
-            let ping = timeout(limit, send(&mut connection, &redis::cmd("PING"))).await;
-            lost.fetch_or(!matches!(ping, Ok(Ok(_))), Ordering::Relaxed);
+        if timeout(limit, running.changed.notified()).await.is_err() {
+            // A silent link does not break by itself. Nor does that to a node of a cluster that has
+            // lost the others, and what is published there: it does not serve its keys any more.
+            let mut command = redis::cmd("EXISTS");
+            match timeout(limit, send(&mut connection, command.arg(key))).await {
+                Ok(Err(error)) if link.meant(&error) == Meaning::Refused => {}
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => {
+                    link.misleads();
+                    return;
+                }
+            }
         }
         if lost.load(Ordering::Relaxed) {
             return;

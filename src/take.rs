@@ -9,11 +9,13 @@ use tracing::warn;
 use crate::{
     Error,
     connection::Repeat,
-    core::{Core, read},
+    core::read,
     error::{Result, unexpected},
     keys::check_name,
     message::Stored,
-    metrics, scripts,
+    metrics,
+    partition::Partition,
+    scripts,
 };
 
 /// The most messages that one take gives.
@@ -24,6 +26,8 @@ pub(crate) const MOST_OF_A_PART: usize = 250;
 pub(crate) const MOST_BYTES: usize = 4 << 20;
 /// For that one.
 pub(crate) const ANY_BYTES: usize = usize::MAX >> 16;
+/// A turn at weight 1, as scripts count it.
+const TURN: f64 = 1_048_576.0;
 
 /// A message that was taken.
 #[derive(Debug)]
@@ -46,25 +50,33 @@ pub(crate) enum Next {
     Open,
 }
 
-/// Takes up to `most` messages, for good or for the `length` of a lease. Gives what was taken, and
-/// when there is more; or the error that ended it, when more may be gone, or nothing was taken.
+/// What a take gives.
+pub(crate) struct Take {
+    pub(crate) taken: Vec<Taken>,
+    /// How far the round of turns has gone with it.
+    pub(crate) gone: f64,
+    /// When there is more; or the error that ended it, when more may be gone, or nothing was taken.
+    pub(crate) ended: Result<Next>,
+}
+
+/// Takes up to `most` messages, for good or for the `length` of a lease.
 pub(crate) async fn take(
-    core: &Core,
+    partition: &Partition,
     queue: &Arc<str>,
     most: usize,
     length: Option<Duration>,
-) -> (Vec<Taken>, Result<Next>) {
+) -> Take {
     if let Err(error) = check_name(queue) {
-        return (Vec::new(), Err(error.into()));
+        return Take { taken: Vec::new(), gone: 0.0, ended: Err(error.into()) };
     }
     let mut left = most.min(MOST);
     let mut bytes = MOST_BYTES;
-    let mut taken = Vec::new();
+    let (mut taken, mut gone) = (Vec::new(), 0.0);
     let mut next = Next::Now;
-    let mut end = core.connection.end();
+    let mut end = partition.connection.end();
     while left > 0 && bytes > 0 {
         let most = left.min(MOST_OF_A_PART);
-        match part(core, queue, most, bytes, length, end).await {
+        match part(partition, queue, most, bytes, length, end).await {
             Ok(part) if part.taken.is_empty() && part.ended == Ended::Full => {
                 if !taken.is_empty() {
                     next = part.next;
@@ -74,6 +86,7 @@ pub(crate) async fn take(
             }
             Ok(part) => {
                 next = part.next;
+                gone += part.gone;
                 left -= part.taken.len();
                 bytes = bytes.saturating_sub(part.bytes);
                 if part.ended == Ended::Done && part.taken.len() < most {
@@ -82,12 +95,14 @@ pub(crate) async fn take(
                 }
                 // One that took nothing has cleared the way for the next one.
                 if !part.taken.is_empty() {
-                    end = core.connection.end();
+                    end = partition.connection.end();
                 }
                 taken.extend(part.taken);
             }
-            Err(error) if taken.is_empty() => return (taken, Err(error)),
-            Err(error @ Error::MaybeApplied(_)) if length.is_none() => return (taken, Err(error)),
+            Err(error) if taken.is_empty() => return Take { taken, gone, ended: Err(error) },
+            Err(error @ Error::MaybeApplied(_)) if length.is_none() => {
+                return Take { taken, gone, ended: Err(error) };
+            }
             // What is leased is safe, and what was not sent is still there.
             Err(error) => {
                 let taken = taken.len();
@@ -96,12 +111,13 @@ pub(crate) async fn take(
             }
         }
     }
-    (taken, Ok(next))
+    Take { taken, gone, ended: Ok(next) }
 }
 
 struct Part {
     taken: Vec<Taken>,
     bytes: usize,
+    gone: f64,
     ended: Ended,
     next: Next,
 }
@@ -118,7 +134,7 @@ enum Ended {
 }
 
 async fn part(
-    core: &Core,
+    partition: &Partition,
     queue: &Arc<str>,
     most: usize,
     bytes: usize,
@@ -126,12 +142,12 @@ async fn part(
     end: Instant,
 ) -> Result<Part> {
     let script = if length.is_some() { &scripts::LEASE } else { &scripts::PULL };
-    let mut command = core.command(script, &[queue]);
+    let mut command = partition.command(script, &[queue]);
     command.arg(&**queue).arg(most).arg(bytes);
     if let Some(length) = length {
         command.arg(length.as_millis() as u64);
     }
-    let reply = core.call_until(script, &command, Repeat::Never, end).await;
+    let reply = partition.call_until(script, &command, Repeat::Never, end).await;
     let reply = reply.map_err(|error| error.of(queue))?;
     let asked = reply.sent; // It may have waited for Redis before that.
     let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
@@ -145,18 +161,19 @@ async fn part(
         0 => Next::Now,
         ms => u64::try_from(ms).map_or(Next::Open, |ms| Next::In(Duration::from_millis(ms))),
     };
+    let gone = read::<u64>(next()?)? as f64 / TURN;
     let lease = read(next()?)?;
-    let mut part = Part { taken: Vec::new(), bytes: 0, ended, next: next_in };
+    let mut part = Part { taken: Vec::new(), bytes: 0, gone, ended, next: next_in };
     while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
         let raw: Vec<u8> = read(raw)?;
         part.bytes += raw.len();
-        let stored = Stored::read(facet, &raw)?;
+        let stored = Stored::read(facet, &raw)?.of(partition);
         part.taken.push(Taken { stored, lease, asked });
     }
     let first = part
         .taken
         .iter()
         .map(|Taken { stored, .. }| (stored.attempts == 0).then_some(stored.servable_at));
-    metrics::taken(core, queue, length.is_some(), first);
+    metrics::taken(partition, queue, length.is_some(), first);
     Ok(part)
 }

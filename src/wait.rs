@@ -30,10 +30,10 @@ use tracing::debug;
 use crate::{
     Error,
     connection::Repeat,
-    core::Core,
     error::{Cause, Result},
     link::{Link, Pause},
     marker::marker,
+    partition::Partition,
     scripts,
     take::{MOST_OF_A_PART, Next},
 };
@@ -50,7 +50,7 @@ const TO_ASK: Duration = Duration::from_secs(1);
 /// How often one stands in line again when the runtime of the task has ended.
 const TRIES: usize = 10;
 
-/// The lines of a broker, one for each queue that is waited on.
+/// The lines of a partition, one for each queue that is waited on.
 #[derive(Default)]
 pub(crate) struct Lines(Mutex<HashMap<Arc<str>, Arc<Line>>>);
 
@@ -149,6 +149,7 @@ impl Line {
 
 /// One who waits on a queue.
 pub(crate) struct Waiter {
+    pub(crate) partition: Arc<Partition>,
     pub(crate) line: Arc<Line>,
     /// What it has just heard, for the next time that it stands in line.
     pub(crate) asked: Option<Next>,
@@ -157,16 +158,16 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    pub(crate) fn new(line: Arc<Line>, asked: Option<Next>) -> Self {
-        Self { line, asked, number: None }
+    pub(crate) fn new(partition: &Arc<Partition>, line: Arc<Line>, asked: Option<Next>) -> Self {
+        Self { partition: partition.clone(), line, asked, number: None }
     }
 
     /// Stands in line until it is time to ask.
     ///
     /// Dropped, it hands the wake-up on.
-    pub(crate) async fn turn(mut self, core: Arc<Core>) -> (Self, Result<Turn>) {
+    pub(crate) async fn turn(mut self) -> (Self, Result<Turn>) {
         for _ in 0..TRIES {
-            let (place, turn) = self.join(&core);
+            let (place, turn) = self.join();
             // Where it was dropped instead, the runtime of the task has ended: a new one is begun.
             if let Ok(turn) = turn.await {
                 drop(place);
@@ -177,7 +178,7 @@ impl Waiter {
         (self, Err(Error::NotSent(Cause::new("the runtime is about to end"))))
     }
 
-    fn join(&mut self, core: &Arc<Core>) -> (Place, oneshot::Receiver<Result<Turn>>) {
+    fn join(&mut self) -> (Place, oneshot::Receiver<Result<Turn>>) {
         let (give, turn) = oneshot::channel();
         let line = self.line.clone();
         let mut state = line.state();
@@ -192,20 +193,19 @@ impl Waiter {
         let begins = !std::mem::replace(&mut state.running, true);
         drop(state);
         if begins {
-            let (of_task, core_of) = (line.clone(), Arc::downgrade(core));
-            let moves = core.testing.moves.clone();
+            let partition = &self.partition;
             let task = Running {
-                line: of_task,
-                core: core_of,
-                moves,
+                line: line.clone(),
+                partition: Arc::downgrade(partition),
+                moves: partition.testing.moves.clone(),
+                silences: partition.connection.silences(),
                 ended: false,
                 woken: false,
                 width: 1,
             };
-            let (link, limit) = (core.connection.link.clone(), core.connection.deadline);
-            let key = core.keys.wake(&line.queue);
+            let (link, key) = (partition.connection.link.clone(), partition.keys.wake(&line.queue));
             // Nothing is locked here: a runtime that is about to end drops the task at once.
-            let task = tokio::spawn(task.run(link, limit, key)).abort_handle();
+            let task = tokio::spawn(task.run(link, key)).abort_handle();
             line.state().task = Some(task);
         }
         line.changed.notify_one();
@@ -272,9 +272,11 @@ impl Drop for Turn {
 /// The task of a line.
 struct Running {
     line: Arc<Line>,
-    core: Weak<Core>,
+    partition: Weak<Partition>,
     /// Where a test moves the time.
     moves: Option<watch::Receiver<Duration>>,
+    /// That the connection of the calls fell silent.
+    silences: watch::Receiver<u64>,
     /// That a block has ended, and nobody has asked since. What was heard before does not count then.
     ended: bool,
     /// That it took the marker with that.
@@ -295,7 +297,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    async fn run(mut self, link: Arc<Link>, limit: Duration, key: String) {
+    async fn run(mut self, link: Arc<Link>, key: String) {
         let (mut connection, mut pause) = (None, Pause::default());
         loop {
             if self.line.state().waiting.is_empty() {
@@ -313,9 +315,11 @@ impl Running {
             let away = |away| self.line.state().away = away;
             let kept = connection.take();
             let ended = tokio::select! {
-                ended = marker(&link, kept, &key, until, limit, &mut pause, away) => ended,
+                ended = marker(&link, kept, &key, until, &mut pause, away) => ended,
                 // What that makes due sets no marker. One may have come, and be lost with the connection.
                 () = moved(&mut self.moves) => Ok((true, None)),
+                // This one may be silent, too.
+                Ok(()) = self.silences.changed() => Ok((false, None)),
             };
             self.line.state().blocked = false;
             (self.ended, self.width) = (true, 1);
@@ -371,12 +375,11 @@ impl Running {
 
     /// When nobody is left here for a wake-up, it goes to those that wait elsewhere.
     async fn hand_on(&mut self) {
-        let Some(core) = self.core.upgrade().filter(|_| std::mem::take(&mut self.woken)) else {
-            return;
-        };
+        let woken = std::mem::take(&mut self.woken);
+        let Some(partition) = self.partition.upgrade().filter(|_| woken) else { return };
         let queue = &*self.line.queue;
-        let command = core.command(&scripts::WAKE, &[queue]);
-        if let Err(error) = core.call(&scripts::WAKE, &command, Repeat::Safe).await {
+        let command = partition.command(&scripts::WAKE, &[queue]);
+        if let Err(error) = partition.call(&scripts::WAKE, &command, Repeat::Safe).await {
             debug!(target: "fairlane", queue, %error, "others find the wake-up within a window");
         }
     }
@@ -395,7 +398,8 @@ impl Running {
             if timeout(KEPT, joined).await.is_ok() {
                 return true;
             }
-            if self.core.upgrade().is_none_or(|core| core.lines.forget(&self.line)) {
+            let partition = self.partition.upgrade();
+            if partition.is_none_or(|partition| partition.lines.forget(&self.line)) {
                 return false;
             }
         }

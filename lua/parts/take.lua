@@ -2,8 +2,9 @@
 
 -- Chooses messages in the order in which single pulls would take them, and moves the clock. What was
 -- gathered before counts as if it was written. Those that have expired are passed over, into
--- q.lapsed; a facet whose gate closes is parked. Writes nothing, unless it pops: then what it reads
--- leaves the lists.
+-- q.lapsed; a facet whose gate closes is parked. q.round is how far the round of turns has gone with
+-- that: by what each costs, for each facet that is ready. Writes nothing, unless it pops: then what it
+-- reads leaves the lists.
 -- Returns facet and message in turn, the facets it looked at, and what ended it: 0 that it has all
 -- it should; 1 that it looked at 1,000 facets in vain, or passed over 250 messages; 2 its bytes, or
 -- MOST_BYTES when it pops.
@@ -15,7 +16,7 @@ local function choose(q, most, bytes, leases, pops)
   local again, front, last = {}, 1, 0 -- facets that were served, in line for their next turn
   local gates = q.configured or q.holds > 0
   local lapsed, passed, ttl = {}, 0, q.own.ttl
-  q.lapsed = lapsed
+  q.lapsed, q.round = lapsed, 0
 
   -- Whether facet a is served before facet b of the same turn: by name, as the ready set has it
   -- (byte by byte).
@@ -137,7 +138,9 @@ local function choose(q, most, bytes, leases, pops)
         if f.turn >= q.floor then
           q.early, q.floor = math.min(q.early + 1, q.facets), f.turn
         end
-        f.turn, f.served = f.turn + cost * TURN / (f.weight or 1), f.served + 1
+        local charge = cost * TURN / (f.weight or 1)
+        f.turn, f.served, q.round =
+          f.turn + charge, f.served + 1, q.round + charge / math.max(1, q.facets)
         f.size, taken = size, taken + 1
         chosen[2 * taken - 1], chosen[2 * taken] = f.name, message
         if f.load and leases then
@@ -173,8 +176,8 @@ end
 -- them, and returns the number of their lease; when it fails, they go back to their lists.
 -- Returns 0; or 1 when a bound ended the call before it was known whether more can be served, or 2
 -- when the next message would be more than its bytes or MOST_BYTES. Then 0 when more can be served
--- now, or in how many ms something is due, or -1 for never. Then the number of the lease, or 0; then
--- facet and message in turn.
+-- now, or in how many ms something is due, or -1 for never. Then how far the round of turns has gone,
+-- and the number of the lease, or 0; then facet and message in turn.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 local function take(name, most, bytes, keep)
   local q = open(1)
@@ -267,5 +270,6 @@ local function take(name, most, bytes, keep)
       end
     end
   end
-  return { ended == 0 and more and 1 or ended, rest, lease, unpack(chosen) }
+  ended = ended == 0 and more and 1 or ended
+  return { ended, rest, math.floor(q.round or 0), lease, unpack(chosen) }
 end

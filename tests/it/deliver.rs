@@ -119,7 +119,7 @@ async fn a_body_without_a_facet_or_topic_is_refused_by_the_name_of_the_field() {
             other => panic!("{body}: {other:?}"),
         }
     }
-    assert_eq!(space.keys().await, ["layout"], "nothing was written");
+    assert!(space.keys().await.is_empty(), "nothing was written");
     space.end().await;
 }
 
@@ -251,8 +251,8 @@ async fn a_batch_that_fails_in_the_middle_says_what_is_safe() {
     let facet = |n| if n == 1200 { "bad" } else { "good" };
     let batch: Vec<_> = (0..2500).map(|n| message(facet(n), "t", n)).collect();
     match space.broker.deliver_all(&batch).await {
-        Err(Error::Interrupted { delivered, source }) => {
-            assert_eq!(delivered.len(), 1000);
+        Err(Error::Interrupted { delivered, beyond, source }) => {
+            assert_eq!((delivered.len(), beyond.len()), (1000, 0));
             assert!(matches!(*source, Error::WrongType(_)));
         }
         other => panic!("{:?}", other.map(|receipts| receipts.len())),
@@ -417,6 +417,6 @@ async fn a_message_that_does_not_encode_is_refused() {
 async fn an_empty_batch_is_delivered_without_a_call() {
     let space = Space::new().await;
     assert!(space.broker.deliver_all(&[] as &[Value]).await.unwrap().is_empty());
-    assert_eq!(space.keys().await, ["layout"]);
+    assert!(space.keys().await.is_empty());
     space.end().await;
 }

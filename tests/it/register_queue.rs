@@ -39,7 +39,7 @@ async fn names_and_patterns_that_cannot_work_are_refused_before_anything_is_writ
         let refused = space.broker.register_queue("q", pattern).await;
         assert!(matches!(refused, Err(Error::Invalid(_))), "{pattern}");
     }
-    assert_eq!(space.keys().await, ["layout"]);
+    assert!(space.keys().await.is_empty());
     space.end().await;
 }
 

@@ -141,29 +141,41 @@ async fn send(
     batch: &[Line],
     summary: &mut Summary,
 ) -> Result<(), Failure> {
-    let (mut rest, mut most) = (batch, MOST_LINES);
-    while let Some(first) = rest.first() {
+    let (mut rest, mut most): (Vec<_>, _) = (batch.iter().collect(), MOST_LINES);
+    while let Some(&first) = rest.first() {
         let part = &rest[..most.min(rest.len())];
         let messages = part.iter().map(|line| manner.message(&line.body, Some(line.number)));
-        let (delivered, error) = match broker.deliver_all(messages).await {
-            Ok(receipts) => (receipts, None),
-            Err(Error::Interrupted { delivered, source }) => (delivered, Some(*source)),
-            Err(error) => (Vec::new(), Some(error)),
+        let (delivered, beyond, error) = match broker.deliver_all(messages).await {
+            Ok(receipts) => (receipts, Vec::new(), None),
+            Err(Error::Interrupted { delivered, beyond, source }) => {
+                (delivered, beyond, Some(*source))
+            }
+            Err(error) => (Vec::new(), Vec::new(), Some(error)),
         };
         summary.add(&delivered);
-        rest = &rest[delivered.len().min(rest.len())..];
+        // Other partitions may have taken what comes later.
+        let (later, receipts): (Vec<_>, Vec<_>) = beyond.into_iter().unzip();
+        summary.add(&receipts);
+        for place in later.iter().rev() {
+            rest.remove(*place);
+        }
+        rest.drain(..delivered.len());
         let Some(error) = error else { continue };
         let of_one = matches!(error, Error::Invalid(_) | Error::Refused { .. });
         if of_one && most > 1 {
             most = 1;
             continue;
         }
-        let number = rest.first().unwrap_or(first).number;
+        let number = rest.first().map_or(first.number, |line| line.number);
         if of_one {
             return Err(at_line(error.into(), number, summary).then(behind(number)));
         }
         let doubt = matches!(error, Error::MaybeApplied(_));
-        let failure = at_line(error.into(), number, summary);
+        let mut failure = at_line(error.into(), number, summary);
+        if !later.is_empty() {
+            let later = count(later.len() as u64, "line behind it is", "lines behind it are");
+            failure = failure.then(format_args!("{later} delivered, too"));
+        }
         return Err(match (doubt, manner.repeats()) {
             (false, _) => failure,
             (true, true) => {
