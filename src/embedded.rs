@@ -44,13 +44,17 @@ const ENDING: Duration = Duration::from_secs(3);
 /// How long a server may take to load its data.
 const LOADING: Duration = Duration::from_secs(300);
 
-/// Runs the server, and ends it when standard input ends: the other end of that pipe is held by the
-/// owner alone, so it ends with the owner, however that ends.
-const SHELL: &str = r#"
+/// Runs the server, and ends it with the signal that is named first, when standard input ends: the other
+/// end of that pipe is held by the owner alone, so it ends with the owner, however that ends. When a server is
+/// stopped just then (SIGSTOP), the system sends SIGHUP to the shell, which is not to end before the server.
+pub(crate) const SHELL: &str = r#"
+signal=$1
+shift
+trap '' HUP
 exec 3<&0
-"$@" </dev/null 3<&- &
+"$@" </dev/null 2>&1 3<&- &
 server=$!
-{ read -r _ <&3; kill "$server"; } &
+{ read -r _ <&3; kill -s "$signal" "$server"; } &
 watch=$!
 exec 3<&-
 wait "$server"
@@ -131,11 +135,7 @@ impl Server {
     #[cfg(feature = "testing")]
     pub(crate) async fn temporary() -> Result<Arc<Self>> {
         let program = program().await?;
-        let parent = env::temp_dir();
-        let (dir, socket) = parent
-            .canonicalize()
-            .map_err(|error| not_started(&parent, error))
-            .and_then(|parent| temporary_in(&parent))?;
+        let (dir, socket) = temporary()?;
         let log = lock(&dir).await?;
         let (owner, mut ended) =
             spawn(&program, &dir, &log, false).map_err(|error| not_started(&dir, error))?;
@@ -156,12 +156,12 @@ impl Server {
     }
 }
 
-fn not_started(dir: &Path, cause: impl Into<AnyError>) -> Error {
+pub(crate) fn not_started(dir: &Path, cause: impl Into<AnyError>) -> Error {
     Error::NotStarted { dir: dir.to_owned(), cause: Cause::new(cause) }
 }
 
 /// The program to run.
-async fn program() -> Result<PathBuf> {
+pub(crate) async fn program() -> Result<PathBuf> {
     let search = || find(env::var_os(PROGRAM).as_deref(), env::var_os("PATH").as_deref());
     spawn_blocking(search).await.ok().flatten().ok_or(Error::NoServer)
 }
@@ -177,9 +177,12 @@ fn socket_in(dir: &Path) -> Result<PathBuf, Invalid> {
     }
 }
 
-/// Makes a directory that was not there before, and that only this user can enter.
+/// Makes a directory that was not there before, and that only this user can enter. Returns it and the
+/// path of its socket.
 #[cfg(feature = "testing")]
-fn temporary_in(parent: &Path) -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn temporary() -> Result<(PathBuf, PathBuf)> {
+    let parent = env::temp_dir();
+    let parent = parent.canonicalize().map_err(|error| not_started(&parent, error))?;
     static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     loop {
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -212,7 +215,7 @@ fn private(dir: &Path) -> io::Result<PathBuf> {
 
 /// Locks the directory by its log file, which is begun anew. Shell and server write to it, and with
 /// that they hold the lock until the last of them has ended.
-async fn lock(dir: &Path) -> Result<File> {
+pub(crate) async fn lock(dir: &Path) -> Result<File> {
     let failed = |error| not_started(dir, error);
     let mut options = OpenOptions::new();
     let open = options.create(true).read(true).append(true).mode(0o600).open(dir.join(LOG));
@@ -242,20 +245,31 @@ fn spawn(
     keeps: bool,
 ) -> io::Result<(ChildStdin, watch::Receiver<bool>)> {
     let then = if keeps { "" } else { REMOVE };
-    let mut child = Command::new("/bin/sh")
-        .arg("-c")
-        .arg([SHELL, then].concat())
-        .args([dir, program])
+    let mut command = shell(&[SHELL, then].concat(), dir);
+    command
+        .arg("TERM")
+        .arg(program)
         .args(["--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "600"])
         .args(["--appendonly", if keeps { "yes" } else { "no" }])
         .args(["--appendfsync", "everysec", "--save", ""])
         .args(["--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", ""])
-        .current_dir(dir)
-        .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
-        .stderr(log.try_clone()?)
-        .process_group(0) // A Ctrl-C in the terminal is for the owner, which may still need it.
-        .spawn()?;
+        .stderr(log.try_clone()?);
+    owned(command)
+}
+
+/// A shell that runs a script in a directory, which is its `$0`.
+pub(crate) fn shell(script: &str, dir: &Path) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]).arg(dir).current_dir(dir);
+    command
+}
+
+/// Starts what reads its standard input for as long as it is to go on. Returns the pipe to that, and
+/// what tells that it has ended.
+pub(crate) fn owned(mut command: Command) -> io::Result<(ChildStdin, watch::Receiver<bool>)> {
+    // A Ctrl-C in the terminal is for the owner, which may still need it.
+    let mut child = command.stdin(Stdio::piped()).process_group(0).spawn()?;
     let owner =
         child.stdin.take().ok_or_else(|| io::Error::other("the shell has no standard input"))?;
     let (end, ended) = watch::channel(false);
@@ -271,15 +285,12 @@ fn spawn(
 async fn started(
     program: &Path,
     dir: &Path,
-    mut log: File,
+    log: File,
     ended: &mut watch::Receiver<bool>,
 ) -> Result<()> {
     ready(&dir.join(SOCKET), ended).await.map_err(|what| {
-        // By the file in hand: its name may be gone.
-        let log = log.rewind().and_then(|()| io::read_to_string(log)).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        let last = lines[lines.len().saturating_sub(5)..].join("\n");
-        not_started(dir, format!("{} {what}; the end of its log: {last}", program.display()))
+        let what = format!("{} {what}", program.display());
+        not_started(dir, with_log(&what, &log))
     })?;
     info!(
         target: "fairlane",
@@ -288,6 +299,14 @@ async fn started(
         "embedded server started"
     );
     Ok(())
+}
+
+/// What went wrong, and the end of the log. That is read by the file in hand: its name may be gone.
+pub(crate) fn with_log(what: &str, mut log: &File) -> String {
+    let text = log.rewind().and_then(|()| io::read_to_string(log)).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(5)..].join("\n");
+    format!("{what}; the end of its log: {last}")
 }
 
 /// Waits until the server has loaded its data.
