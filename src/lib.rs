@@ -51,6 +51,10 @@ mod subscriptions;
 mod take;
 mod taking;
 #[cfg(all(unix, feature = "testing"))]
+mod test_cluster;
+#[cfg(all(unix, feature = "testing"))]
+mod test_node;
+#[cfg(all(unix, feature = "testing"))]
 pub mod testing;
 mod token;
 mod visits;

@@ -1,5 +1,5 @@
-//! For your own tests: a server that is theirs, and time that can be moved. Needs the cargo feature
-//! `testing`, and Unix.
+//! For your own tests: a server that is theirs, time that can be moved, and a [cluster](TestCluster) that
+//! can be broken. Needs the cargo feature `testing`, and Unix.
 //!
 //! ```
 //! use std::time::Duration;
@@ -54,6 +54,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
+pub use crate::test_cluster::{SlotMove, TestCluster};
 use crate::{Broker, BrokerBuilder, Result, embedded::Server, opaque_debug};
 
 /// The furthest that a clock can be moved.

@@ -6,6 +6,7 @@ mod ack;
 mod ancestor;
 mod api;
 mod by_weight;
+mod cluster_server;
 mod configure;
 mod connect;
 mod cost;
