@@ -135,11 +135,17 @@ pub(crate) async fn listen<T>(
 ) -> Result<Listener<T>> {
     check_label("glob", glob)?;
     let glob = format!("{}{glob}", core.first().keys.channel);
-    let (confirm, confirmed) = oneshot::channel();
+    let (confirm, mut confirmed) = oneshot::channel();
     let inbox = core.subscriptions.join(&glob, confirm);
     let listener = Listener { core: core.clone(), inbox, glob, decode };
-    core.subscriptions.open(core.first());
-    match timeout(core.deadline, confirmed).await {
+    let opening = poll_fn(|context| {
+        // The task that was to confirm it may end with its runtime: then this is woken, and lets
+        // another one run.
+        listener.inbox.lock().waker = Some(context.waker().clone());
+        core.subscriptions.open(core.first());
+        Pin::new(&mut confirmed).poll(context)
+    });
+    match timeout(core.deadline, opening).await {
         Ok(Ok(result)) => result.map(|()| listener),
         Ok(Err(_)) => Err(Error::NotSent(Cause::new("the listening connection was closed"))),
         Err(_) => Err(Error::NotSent(Cause::timeout("no subscription in time"))),

@@ -384,6 +384,31 @@ async fn a_listener_goes_on_when_the_runtime_in_which_it_was_made_has_ended() {
     space.end().await;
 }
 
+/// The task that has the connection ends with its runtime, also while another one counts on it.
+#[tokio::test]
+async fn who_begins_to_listen_while_the_runtime_of_the_others_ends_hears() {
+    let (_server, broker) = alone().await;
+    let (other, (stop, stopped)) = (broker.clone(), std::sync::mpsc::channel::<()>());
+    let (listening, listens) = tokio::sync::oneshot::channel();
+    let ending = std::thread::spawn(move || {
+        // Nothing of it runs outside of this call.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _listener = runtime.block_on(other.listen("other")).unwrap();
+        listening.send(()).unwrap();
+        stopped.recv().unwrap();
+    });
+    listens.await.unwrap();
+    let begins = broker.clone();
+    let beginning = tokio::spawn(async move { begins.listen("*").await });
+    tokio::time::sleep(SECOND / 5).await;
+    assert!(!beginning.is_finished(), "nobody confirms it yet");
+    stop.send(()).unwrap();
+    let mut listener = beginning.await.unwrap().unwrap();
+    ending.join().unwrap();
+    deliver(&broker, "a", 1).await;
+    assert_eq!(heard(&mut listener).await.message["n"], 0);
+}
+
 #[tokio::test]
 async fn a_listener_is_a_stream_that_wakes_its_task() {
     let space = Space::new().await;
