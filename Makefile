@@ -5,10 +5,10 @@ WITH_SERVER = server=$$(tools/redis-server.sh) && $${server:+env FAIRLANE_SERVER
 # What a script may use without `local`: what Redis gives it.
 LUA_GLOBALS = redis KEYS ARGV tonumber type pcall ipairs pairs next unpack math string table
 
-.PHONY: help demo test ci bench lua deny server
+.PHONY: help demo test test-matrix ci bench lua deny server
 
 help: ## lists the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: ## runs the quick start on a server of its own
 	@$(WITH_SERVER) cargo run --release --example quickstart
@@ -17,7 +17,12 @@ test: ## runs all tests, those of the documentation too
 	@tools/tmux.sh
 	@$(WITH_SERVER) cargo test --workspace --all-features
 
-# The tests run the examples, too.
+# SERVERS names those that are wanted, where not all are.
+test-matrix: ## runs the tests on each server of tools/servers.sh, and prints a table
+	@tools/tmux.sh
+	@tools/matrix.sh $(SERVERS)
+
+# The tests run the examples, too. They run on the server that is there and on the newest.
 ci: lua deny ## runs all that has to pass before a change goes in
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
@@ -25,6 +30,7 @@ ci: lua deny ## runs all that has to pass before a change goes in
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --all-features
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --no-default-features
 	$(MAKE) test
+	$(MAKE) test-matrix SERVERS=valkey-9.1
 	@$(WITH_SERVER) cargo bench --bench bench -- --quick
 
 bench: ## measures cost, latency and fairness, on a server of its own

