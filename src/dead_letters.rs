@@ -129,18 +129,16 @@ impl<T> DeadLetters<T> {
             command.arg(facet).arg(&from).arg(PAGE);
         };
         let values = look(partition, &scripts::DEAD_LETTERS, &self.queue, ask).await?;
-        let mut values = values.into_iter();
-        let next: String = read(values.next().unwrap_or(Value::Nil))?;
-        let mut page = Vec::with_capacity(values.len() / 2);
-        while let (Some(_id), Some(raw)) = (values.next(), values.next()) {
-            match self.letter(partition, &read::<Vec<u8>>(raw)?) {
-                Ok(letter) => page.push(letter),
+        let (letters, next) = read_page(values)?;
+        let mut page = Vec::with_capacity(letters.len());
+        for letter in letters {
+            match letter {
+                Ok(letter) => page.push(self.letter(partition, letter)),
                 // Somebody else has put it there: it shall not hide the others.
                 Err(error) => warn!(target: "fairlane", queue = &*self.queue, %error, "left out"),
             }
         }
-        let more = Some(next).filter(|next| !next.is_empty());
-        let next = match more.map(|at| Cursor { partition: place, set: 1, at }) {
+        let next = match next.map(|next| Cursor { partition: place, ..next }) {
             None if self.facet.is_none() => Cursor::after(partition),
             next => next,
         };
@@ -241,41 +239,70 @@ impl<T> DeadLetters<T> {
         Ok(facet)
     }
 
-    /// Reads `<died at> <cause> <bytes of the facet> <facet><message>`.
-    fn letter(&self, partition: &Partition, raw: &[u8]) -> Result<DeadLetter<T>> {
-        let read = || {
-            let mut parts = raw.splitn(4, |byte| *byte == b' ');
-            let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
-            let (died, cause, len) = (number()?, number()?, number()?);
-            let (facet, message) = parts.next()?.split_at_checked(len.try_into().ok()?)?;
-            let facet = String::from_utf8_lossy(facet).into_owned();
-            Some((died, cause, Stored::parse(facet, message)))
-        };
-        let (died, cause, stored) =
-            read().ok_or_else(|| unexpected("a dead letter that is none"))?;
-        let stored = stored.of(partition);
+    fn letter(
+        &self,
+        partition: &Partition,
+        Letter { died_at, death, mut stored }: Letter,
+    ) -> DeadLetter<T> {
+        stored.is_of(partition);
         let message = stored.decode(&self.decode);
         let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
         let Stored { id, facet, topic, attempts, crashes, delivered_at, headers, reason, .. } =
             stored;
-        Ok(DeadLetter {
+        DeadLetter {
             id,
             facet,
             topic,
             attempts,
             crashes,
-            death: match cause {
+            death,
+            reason,
+            delivered_at: at(delivered_at),
+            died_at: at(died_at),
+            headers,
+            message,
+        }
+    }
+}
+
+/// A dead letter as a queue holds it.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    /// Ms since 1970, by the clock of Redis.
+    pub(crate) died_at: u64,
+    pub(crate) death: Death,
+    pub(crate) stored: Stored,
+}
+
+impl Letter {
+    /// Reads `<died at> <cause> <bytes of the facet> <facet><message>`.
+    pub(crate) fn parse(raw: &[u8]) -> Result<Self> {
+        let read = || {
+            let mut parts = raw.splitn(4, |byte| *byte == b' ');
+            let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
+            let (died_at, cause, len) = (number()?, number()?, number()?);
+            let (facet, message) = parts.next()?.split_at_checked(len.try_into().ok()?)?;
+            let death = match cause {
                 1 => Death::Attempts,
                 2 => Death::Crashes,
                 3 => Death::Expired,
                 5 => Death::Buried,
                 _ => Death::Overflow,
-            },
-            reason,
-            delivered_at: at(delivered_at),
-            died_at: at(died),
-            headers,
-            message,
-        })
+            };
+            let facet = String::from_utf8_lossy(facet).into_owned();
+            Some(Self { died_at, death, stored: Stored::parse(facet, message) })
+        };
+        read().ok_or_else(|| unexpected("a dead letter that is none"))
     }
+}
+
+/// Reads a page of dead letters, what is none of them too, and where the next page begins.
+pub(crate) fn read_page(values: Vec<Value>) -> Result<(Vec<Result<Letter>>, Option<Cursor>)> {
+    let mut values = values.into_iter();
+    let next: String = read(values.next().unwrap_or(Value::Nil))?;
+    let mut letters = Vec::with_capacity(values.len() / 2);
+    while let (Some(_id), Some(raw)) = (values.next(), values.next()) {
+        letters.push(Letter::parse(&read::<Vec<u8>>(raw)?));
+    }
+    Ok((letters, Some(next).filter(|next| !next.is_empty()).map(|at| Cursor { set: 1, at, ..Cursor::default() })))
 }

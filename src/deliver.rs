@@ -256,7 +256,7 @@ async fn send(
 }
 
 /// Reads what became of messages.
-fn receipts(reply: Value, matched: Vec<Arc<[String]>>) -> Result<Vec<Receipt>> {
+pub(crate) fn receipts(reply: Value, matched: Vec<Arc<[String]>>) -> Result<Vec<Receipt>> {
     let mut values = read::<Vec<Value>>(reply)?.into_iter();
     let first: u64 = read(values.next().unwrap_or(Value::Nil))?;
     let ids = (first..).map(MessageId);

@@ -207,7 +207,7 @@ type Counted = (&'static str, Option<Name>);
 
 /// What is there of a queue, as far as it was counted.
 #[derive(Default)]
-struct There {
+pub(crate) struct There {
     waiting: i64,
     delayed: i64,
     holds: i64,
@@ -235,7 +235,7 @@ impl There {
     }
 
     /// What is not as the counts have it: what there is, and what is counted.
-    fn wrong(self, kept: &Stats) -> BTreeMap<Counted, (i64, i64)> {
+    pub(crate) fn wrong(self, kept: &Stats) -> BTreeMap<Counted, (i64, i64)> {
         let all: i64 = self.held.values().map(|(there, _)| there).sum();
         let facets = self.held.into_iter().map(|(facet, both)| (("leased", Some(facet)), both));
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -254,11 +254,41 @@ struct Doctor<'a> {
     queue: &'a Arc<str>,
 }
 
+/// Reads what one script has seen, and what it found to be broken.
+pub(crate) fn read_seen(reply: Value) -> Result<(Seen, Vec<Finding>)> {
+    let (next, broken, there): (String, Vec<Vec<Vec<u8>>>, Vec<Value>) = read(reply)?;
+    let broken = broken.into_iter().map(Finding::read).collect::<Result<_>>()?;
+    let there = there.into_iter().map(read).collect::<Result<_>>()?;
+    Ok((Seen { next, there }, broken))
+}
+
 /// What one script has seen.
-struct Seen {
+pub(crate) struct Seen {
     /// Where the next page begins; empty after the last one.
     next: String,
     there: Vec<Vec<Value>>,
+}
+
+/// Reads what there is of a whole queue, and what is counted.
+pub(crate) fn read_whole(seen: Seen) -> Result<Option<(There, Stats)>> {
+    let [facets, leases, timers, kept] =
+        <[_; 4]>::try_from(seen.there).map_err(|_| unexpected("a queue that is not whole"))?;
+    let Some(timers) = timers.into_iter().next() else { return Ok(None) };
+    let mut there = There::default();
+    facets.into_iter().try_for_each(|facet| there.add_facet(facet))?;
+    leases.into_iter().try_for_each(|lease| there.add_lease(lease))?;
+    let timers: Vec<String> = read(timers)?;
+    there.holds = timers.iter().filter(|kind| *kind == "h").count() as i64;
+    let [waiting, delayed, holds, leased] =
+        <[_; 4]>::try_from(kept).map_err(|_| unexpected("a queue without counts"))?;
+    let kept = Stats {
+        waiting: read(waiting)?,
+        delayed: read(delayed)?,
+        holds: read(holds)?,
+        leased: read(leased)?,
+        ..Stats::default()
+    };
+    Ok(Some((there, kept)))
 }
 
 impl Doctor<'_> {
@@ -318,25 +348,7 @@ impl Doctor<'_> {
             return Ok(None);
         }
         let mut none = BTreeSet::new();
-        let there = self.look(false, "all", "0", names, &mut none).await?.there;
-        let [facets, leases, timers, kept] =
-            <[_; 4]>::try_from(there).map_err(|_| unexpected("a queue that is not whole"))?;
-        let Some(timers) = timers.into_iter().next() else { return Ok(None) };
-        let mut there = There::default();
-        facets.into_iter().try_for_each(|facet| there.add_facet(facet))?;
-        leases.into_iter().try_for_each(|lease| there.add_lease(lease))?;
-        let timers: Vec<String> = read(timers)?;
-        there.holds = timers.iter().filter(|kind| *kind == "h").count() as i64;
-        let [waiting, delayed, holds, leased] =
-            <[_; 4]>::try_from(kept).map_err(|_| unexpected("a queue without counts"))?;
-        let kept = Stats {
-            waiting: read(waiting)?,
-            delayed: read(delayed)?,
-            holds: read(holds)?,
-            leased: read(leased)?,
-            ..Stats::default()
-        };
-        Ok(Some((there, kept)))
+        read_whole(self.look(false, "all", "0", names, &mut none).await?)
     }
 
     /// Examines what is named: facets or leases.
@@ -387,12 +399,9 @@ impl Doctor<'_> {
         command.arg(&**self.queue).arg(u8::from(mends)).arg(what).arg(from).arg(names);
         let reply = self.partition.call(&scripts::DOCTOR, &command, Repeat::Safe).await;
         let reply = reply.map_err(|error| error.of(self.queue))?;
-        let (next, broken, there): (String, Vec<Vec<Vec<u8>>>, Vec<Value>) = read(reply.value)?;
-        for said in broken {
-            findings.insert(Finding::read(said)?);
-        }
-        let there = there.into_iter().map(read).collect::<Result<_>>()?;
-        Ok(Seen { next, there })
+        let (seen, broken) = read_seen(reply.value)?;
+        findings.extend(broken);
+        Ok(seen)
     }
 
     /// Adds to the counts what they lack. It counts what is done meanwhile, too.

@@ -109,7 +109,7 @@ impl<T> Stream for Listener<T> {
 
 /// Headers and body of what was published: the body, or, where there are headers, or the body begins
 /// with a zero byte, that byte and `<bytes of headers> <headers><body>`.
-fn unframe(payload: Arc<[u8]>) -> (Headers, Arc<[u8]>) {
+pub(crate) fn unframe(payload: Arc<[u8]>) -> (Headers, Arc<[u8]>) {
     let read = || {
         let framed = payload.strip_prefix(b"\0")?;
         let end = framed.iter().position(|byte| *byte == b' ')?;

@@ -459,9 +459,9 @@ impl Stored {
         Ok(Self::parse(String::from_utf8_lossy(&facet).into_owned(), raw))
     }
 
-    /// With the number by which users know it, in place of the one that its partition has.
-    pub(crate) fn of(self, partition: &Partition) -> Self {
-        Self { id: partition.id(self.id.0), ..self }
+    /// Gives it the number by which users know it, in place of the one that its partition has.
+    pub(crate) fn is_of(&mut self, partition: &Partition) {
+        self.id = partition.id(self.id.0);
     }
 
     /// Decodes the body.

@@ -402,12 +402,17 @@ impl Whose<'_> {
         command.arg(known).arg(wanted).arg(page);
         let reply = self.partition.call(&scripts::CONFIGURE, &command, Repeat::Safe).await;
         let reply = reply.map_err(|error| error.of(self.queue))?;
-        let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
-        let mut next = || values.next().ok_or_else(|| unexpected("settings without a page"));
-        match read::<u8>(next()?)? {
-            1 => Ok(Some(read(next()?)?)),
-            _ => Ok(None),
-        }
+        read_page(reply.value)
+    }
+}
+
+/// Reads where the next page begins, where settings were written.
+pub(crate) fn read_page(reply: Value) -> Result<Option<String>> {
+    let mut values = read::<Vec<Value>>(reply)?.into_iter();
+    let mut next = || values.next().ok_or_else(|| unexpected("settings without a page"));
+    match read::<u8>(next()?)? {
+        1 => Ok(Some(read(next()?)?)),
+        _ => Ok(None),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{join_all, try_join_all};
-use redis::Cmd;
+use redis::{Cmd, Value};
 
 use crate::{
     Error, Token,
@@ -235,14 +235,19 @@ async fn some(
         command.arg(numbers.collect::<Vec<_>>());
     }
     let reply = partition.call(script, &command, Repeat::Safe).await?;
-    let numbers: Vec<usize> = read(reply.value)?;
-    let [left, lost_places @ ..] = numbers.as_slice() else {
+    let (left, lost_places) = read_settled(reply.value, tokens.len())?;
+    metrics::settled(partition, how, tokens, left, &lost_places);
+    lost.extend(lost_places.into_iter().map(|place| (place, reply.repeated)));
+    Ok(left)
+}
+
+/// Reads how many of the tokens are left, and the places of those that were lost, counted from 1.
+pub(crate) fn read_settled(reply: Value, tokens: usize) -> Result<(usize, Vec<usize>)> {
+    let numbers: Vec<usize> = read(reply)?;
+    let [left, lost @ ..] = numbers.as_slice() else {
         return Err(unexpected("a settling without a number"));
     };
-    let left = (*left).min(tokens.len() - 1);
-    metrics::settled(partition, how, tokens, left, lost_places);
-    lost.extend(lost_places.iter().map(|place| (*place, reply.repeated)));
-    Ok(left)
+    Ok(((*left).min(tokens - 1), lost.to_vec()))
 }
 
 /// Settles one lease.

@@ -230,23 +230,31 @@ async fn peek_one<T>(
         let ask = |command: &mut redis::Cmd| {
             command.arg(most).arg(bytes);
         };
-        let mut values = look(partition, &scripts::PEEK, queue, ask).await?.into_iter();
-        let ended: u8 = read(values.next().unwrap_or(Value::Nil))?;
-        if ended == 2 && values.len() == 0 {
+        let (ended, shown) = read_peeked(look(partition, &scripts::PEEK, queue, ask).await?)?;
+        if ended == 2 && shown.is_empty() {
             (most, bytes) = (1, ANY_BYTES); // It is larger than a peek, and shown alone.
             continue;
         }
-        let mut peeked = Vec::with_capacity(values.len() / 2);
-        while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
-            let raw: Vec<u8> = read(raw)?;
-            let stored = Stored::read(facet, &raw)?.of(partition);
+        let peeked = shown.into_iter().map(|mut stored| {
+            stored.is_of(partition);
             let message = stored.decode(decode);
             let Stored { id, facet, topic, attempts, headers, .. } = stored;
-            peeked.push(Peeked { id, facet, topic, attempts, headers, message });
-        }
-        return Ok(peeked);
+            Peeked { id, facet, topic, attempts, headers, message }
+        });
+        return Ok(peeked.collect());
     }
     Ok(Vec::new())
+}
+
+/// Reads what ended a peek, as `choose` of `lua/parts/take.lua` has it, and what it showed.
+pub(crate) fn read_peeked(values: Vec<Value>) -> Result<(u8, Vec<Stored>)> {
+    let mut values = values.into_iter();
+    let ended = read(values.next().unwrap_or(Value::Nil))?;
+    let mut shown = Vec::with_capacity(values.len() / 2);
+    while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
+        shown.push(Stored::read(facet, &read::<Vec<u8>>(raw)?)?);
+    }
+    Ok((ended, shown))
 }
 
 pub(crate) async fn stats(core: &Core, queue: &Arc<str>) -> Result<Stats> {
@@ -257,7 +265,10 @@ pub(crate) async fn stats(core: &Core, queue: &Arc<str>) -> Result<Stats> {
 
 /// What a partition has of a queue.
 pub(crate) async fn stats_of_one(partition: &Partition, queue: &Arc<str>) -> Result<Stats> {
-    let values = look(partition, &scripts::STATS, queue, |_| {}).await?;
+    read_stats(look(partition, &scripts::STATS, queue, |_| {}).await?)
+}
+
+pub(crate) fn read_stats(values: Vec<Value>) -> Result<Stats> {
     let numbers: Vec<u64> = values.into_iter().map(read).collect::<Result<_>>()?;
     let mut numbers = numbers.into_iter();
     let mut next = || numbers.next().ok_or_else(|| unexpected("too few counts"));
@@ -346,11 +357,17 @@ pub(crate) async fn facet_names(
     let ask = |command: &mut redis::Cmd| {
         command.arg(from.set).arg(&from.at);
     };
-    let mut values = look(partition, &scripts::FACETS, queue, ask).await?.into_iter();
+    let (names, next) = read_names(look(partition, &scripts::FACETS, queue, ask).await?)?;
+    Ok((names, next.map(|next| Cursor { partition: from.partition, ..next })))
+}
+
+/// Reads a page of names, and where the next one begins.
+pub(crate) fn read_names(values: Vec<Value>) -> Result<(Vec<Vec<u8>>, Option<Cursor>)> {
+    let mut values = values.into_iter();
     let mut next = || values.next().ok_or_else(|| unexpected("a page without a cursor"));
     let (set, at): (u8, String) = (read(next()?)?, read(next()?)?);
     let names = values.map(read).collect::<Result<_>>()?;
-    Ok((names, (set > 0).then_some(Cursor { set, at, ..from })))
+    Ok((names, (set > 0).then_some(Cursor { set, at, ..Cursor::default() })))
 }
 
 /// Looks at facets, in their order.
@@ -391,7 +408,14 @@ async fn look_at_some<Name: AsRef<[u8]>>(
             command.arg(facet.as_ref());
         }
     };
-    let values = look(partition, &scripts::FACET, queue, ask).await?;
+    read_found(look(partition, &scripts::FACET, queue, ask).await?, facets)
+}
+
+/// Reads what was found of the first of these facets, at least of one.
+pub(crate) fn read_found<Name: AsRef<[u8]>>(
+    values: Vec<Value>,
+    facets: &[Name],
+) -> Result<Vec<Why>> {
     let found = values.into_iter().zip(facets).map(|(value, facet)| {
         let (
             (waiting, leased, delayed, dead),

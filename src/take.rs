@@ -114,7 +114,9 @@ pub(crate) async fn take(
     Take { taken, gone, ended: Ok(next) }
 }
 
-struct Part {
+/// What one script took.
+#[derive(Debug)]
+pub(crate) struct Part {
     taken: Vec<Taken>,
     bytes: usize,
     gone: f64,
@@ -149,8 +151,19 @@ async fn part(
     }
     let reply = partition.call_until(script, &command, Repeat::Never, end).await;
     let reply = reply.map_err(|error| error.of(queue))?;
-    let asked = reply.sent; // It may have waited for Redis before that.
-    let mut values = read::<Vec<Value>>(reply.value)?.into_iter();
+    let mut part = read_part(reply.value, reply.sent)?; // It may have waited for Redis before that.
+    part.taken.iter_mut().for_each(|taken| taken.stored.is_of(partition));
+    let first = part
+        .taken
+        .iter()
+        .map(|Taken { stored, .. }| (stored.attempts == 0).then_some(stored.servable_at));
+    metrics::taken(partition, queue, length.is_some(), first);
+    Ok(part)
+}
+
+/// Reads what `take` of `lua/parts/take.lua` returns.
+pub(crate) fn read_part(reply: Value, asked: std::time::Instant) -> Result<Part> {
+    let mut values = read::<Vec<Value>>(reply)?.into_iter();
     let mut next = || values.next().ok_or_else(|| unexpected("a reply that ends too soon"));
     let ended = match read::<u8>(next()?)? {
         0 => Ended::Done,
@@ -167,13 +180,8 @@ async fn part(
     while let (Some(facet), Some(raw)) = (values.next(), values.next()) {
         let raw: Vec<u8> = read(raw)?;
         part.bytes += raw.len();
-        let stored = Stored::read(facet, &raw)?.of(partition);
+        let stored = Stored::read(facet, &raw)?;
         part.taken.push(Taken { stored, lease, asked });
     }
-    let first = part
-        .taken
-        .iter()
-        .map(|Taken { stored, .. }| (stored.attempts == 0).then_some(stored.servable_at));
-    metrics::taken(partition, queue, length.is_some(), first);
     Ok(part)
 }
