@@ -259,7 +259,10 @@ async fn send(
 pub(crate) fn receipts(reply: Value, matched: Vec<Arc<[String]>>) -> Result<Vec<Receipt>> {
     let mut values = read::<Vec<Value>>(reply)?.into_iter();
     let first: u64 = read(values.next().unwrap_or(Value::Nil))?;
-    let ids = (first..).map(MessageId);
+    if values.len() != matched.len() {
+        return Err(unexpected("a delivery without a receipt"));
+    }
+    let ids = (0..).map(|n| MessageId(first.saturating_add(n)));
     ids.zip(matched).zip(values).map(|((id, queues), value)| receipt(id, queues, value)).collect()
 }
 
@@ -302,4 +305,25 @@ fn refused(error: Error, messages: &[Ready], places: &Places<'_>) -> Undelivered
     }
     let first = refused.values().next().cloned();
     (first.unwrap_or(error), refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_message_has_a_receipt_or_none_has() {
+        let read = |reply: &[&str], messages| {
+            let text = |text: &&str| Value::BulkString(text.as_bytes().to_vec());
+            let matched = vec![Arc::default(); messages];
+            receipts(Value::Array(reply.iter().map(text).collect()), matched)
+        };
+        let receipts = read(&["7", "99 3 1 a b", "99 4 0 "], 2).unwrap();
+        assert_eq!(receipts.iter().map(|receipt| receipt.id.0).collect::<Vec<_>>(), [3, 4]);
+        for reply in [&["7"][..], &["7", "99 3 1 a"], &["7", "99 3 1 ", "99 3 1 ", "99 3 1 "]] {
+            assert!(matches!(read(reply, 2), Err(Error::Server { .. })), "{reply:?}");
+        }
+        // No number is too large.
+        assert!(read(&["18446744073709551615", "99 3 1 ", "99 3 1 "], 2).is_ok());
+    }
 }
