@@ -247,7 +247,10 @@ pub(crate) fn read_settled(reply: Value, tokens: usize) -> Result<(usize, Vec<us
     let [left, lost @ ..] = numbers.as_slice() else {
         return Err(unexpected("a settling without a number"));
     };
-    Ok(((*left).min(tokens - 1), lost.to_vec()))
+    if *left >= tokens || !lost.iter().all(|place| (*left + 1..=tokens).contains(place)) {
+        return Err(unexpected("a settling of tokens that there are not"));
+    }
+    Ok((*left, lost.to_vec()))
 }
 
 /// Settles one lease.
@@ -255,5 +258,23 @@ pub(crate) async fn settle_one(core: &Core, how: &Settling, token: &Token) -> Re
     match settle(core, how, std::slice::from_ref(token)).await?.first() {
         Some(lost) => Err(Error::LeaseLost(lost.id)),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tokens_that_were_sent_are_settled_or_lost() {
+        let read = |reply: &[i64]| {
+            let reply = reply.iter().copied().map(Value::Int).collect();
+            read_settled(Value::Array(reply), 3)
+        };
+        assert_eq!(read(&[0]).unwrap(), (0, vec![]));
+        assert_eq!(read(&[1, 2, 3]).unwrap(), (1, vec![2, 3]));
+        for reply in [&[][..], &[3], &[-1], &[0, 0], &[0, 4], &[1, 1]] {
+            assert!(matches!(read(reply), Err(Error::Server { .. })), "{reply:?}");
+        }
     }
 }
