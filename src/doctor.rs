@@ -220,23 +220,24 @@ pub(crate) struct There {
 impl There {
     fn add_facet(&mut self, seen: Value) -> Result<()> {
         let (name, waiting, delayed, held): (Name, i64, i64, i64) = read(seen)?;
-        self.waiting += waiting;
-        self.delayed += delayed;
-        self.held.entry(name).or_default().1 += held;
+        add(&mut self.waiting, waiting);
+        add(&mut self.delayed, delayed);
+        add(&mut self.held.entry(name).or_default().1, held);
         Ok(())
     }
 
     fn add_lease(&mut self, seen: Value) -> Result<()> {
         let mut values = read::<Vec<Value>>(seen)?.into_iter();
         while let (Some(facet), Some(count)) = (values.next(), values.next()) {
-            self.held.entry(read(facet)?).or_default().0 += read::<i64>(count)?;
+            add(&mut self.held.entry(read(facet)?).or_default().0, read(count)?);
         }
         Ok(())
     }
 
     /// What is not as the counts have it: what there is, and what is counted.
     pub(crate) fn wrong(self, kept: &Stats) -> BTreeMap<Counted, (i64, i64)> {
-        let all: i64 = self.held.values().map(|(there, _)| there).sum();
+        let mut all = 0;
+        self.held.values().for_each(|(there, _)| add(&mut all, *there));
         let facets = self.held.into_iter().map(|(facet, both)| (("leased", Some(facet)), both));
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let of_all = [
@@ -247,6 +248,11 @@ impl There {
         ];
         facets.chain(of_all).filter(|(_, (there, kept))| there != kept).collect()
     }
+}
+
+/// Whatever somebody has put where counts are: none is too large.
+fn add(count: &mut i64, more: i64) {
+    *count = count.saturating_add(more);
 }
 
 struct Doctor<'a> {
@@ -410,7 +416,7 @@ impl Doctor<'_> {
             // How the script names it.
             let mut field = if *what == "leased" { "held" } else { *what }.as_bytes().to_vec();
             field.extend_from_slice(facet.as_deref().unwrap_or_default());
-            self.count(&field, there - kept).await?;
+            self.count(&field, there.saturating_sub(*kept)).await?;
         }
         Ok(())
     }
@@ -421,5 +427,39 @@ impl Doctor<'_> {
         command.arg(&**self.queue).arg(1).arg("count").arg("0").arg(field).arg(more);
         let reply = self.partition.call(&scripts::DOCTOR, &command, Repeat::Never).await;
         reply.map(drop).map_err(|error| error.of(self.queue))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_count_is_too_large_to_be_compared() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let lease = || Value::Array(vec![text("a"), Value::Int(i64::MAX)]);
+        let facet = |name| {
+            let numbers = [i64::MAX, i64::MIN, i64::MIN].map(Value::Int);
+            Value::Array([&[text(name)], &numbers[..]].concat())
+        };
+        let kept = [0, 0, 0, 0].map(Value::Int).into();
+        let there = vec![vec![facet("a"), facet("b")], vec![lease(), lease()], vec![], kept];
+        let read = |timers| {
+            let mut there = there.clone();
+            there[2] = timers;
+            read_whole(Seen { next: String::new(), there }).unwrap()
+        };
+        assert!(read(vec![]).is_none());
+        let (there, kept) = read(vec![Value::Array(vec![text("h"), text("l")])]).unwrap();
+        let of = |facet: &str| ("leased", Some(facet.as_bytes().to_vec()));
+        let wrong = [
+            (("waiting", None), (i64::MAX, 0)),
+            (("delayed", None), (i64::MIN, 0)),
+            (("holds", None), (1, 0)),
+            (("leased", None), (i64::MAX, 0)),
+            (of("a"), (i64::MAX, i64::MIN)),
+            (of("b"), (0, i64::MIN)),
+        ];
+        assert_eq!(there.wrong(&kept), BTreeMap::from(wrong));
     }
 }
