@@ -46,8 +46,15 @@ impl FromStr for MessageId {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse().ok().filter(|_| digits).map(Self).ok_or(Invalid::MessageId)
+        number(text).map(Self).ok_or(Invalid::MessageId)
+    }
+}
+
+/// Reads a number as it is written, and in no other way: one number has one text.
+pub(crate) fn number(text: &str) -> Option<u64> {
+    match text.as_bytes() {
+        [b'1'..=b'9', ..] | [b'0'] => text.parse().ok(),
+        _ => None,
     }
 }
 
@@ -513,6 +520,16 @@ impl From<Stored> for Pulled {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_a_message_has_one_text() {
+        for text in ["0", "7", "18446744073709551615"] {
+            assert_eq!(text.parse::<MessageId>().unwrap().to_string(), text);
+        }
+        for text in ["", "07", "00", "+7", "-7", "7 ", "18446744073709551616"] {
+            assert!(matches!(text.parse::<MessageId>(), Err(Invalid::MessageId)), "{text}");
+        }
+    }
 
     #[test]
     fn what_a_list_holds_is_read_whoever_put_it_there() {

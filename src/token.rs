@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Delivery, Invalid, MessageId, keys::check_name};
+use crate::{Delivery, Invalid, MessageId, keys::check_name, message::number};
 
 /// The right to settle one lease. As text, `queue/id/lease`, it can be given to another process.
 ///
@@ -47,10 +47,6 @@ impl FromStr for Token {
     /// # Errors
     /// [`Invalid::Token`] for anything else.
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let number = |digits: &str| match digits.as_bytes() {
-            [b'1'..=b'9', ..] | [b'0'] => digits.parse().ok(),
-            _ => None,
-        };
         let mut parts = text.split('/');
         let token = (|| {
             let queue = parts.next().filter(|name| check_name(name).is_ok())?;
