@@ -304,5 +304,12 @@ pub(crate) fn read_page(values: Vec<Value>) -> Result<(Vec<Result<Letter>>, Opti
     while let (Some(_id), Some(raw)) = (values.next(), values.next()) {
         letters.push(Letter::parse(&read::<Vec<u8>>(raw)?));
     }
-    Ok((letters, Some(next).filter(|next| !next.is_empty()).map(|at| Cursor { set: 1, at, ..Cursor::default() })))
+    Ok((
+        letters,
+        Some(next).filter(|next| !next.is_empty()).map(|at| Cursor {
+            set: 1,
+            at,
+            ..Cursor::default()
+        }),
+    ))
 }

@@ -81,9 +81,9 @@ pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
     let queues = order.source.queues();
     for queue in &queues {
         let mut served = Unclaimed::new(core, Some(queue), Vec::new(), order);
-        for (place, had_something) in core.visits.order(queue, core.partitions.len()) {
+        for (place, may_have) in core.visits.order(queue, core.partitions.len()) {
             let left = order.most(queue).saturating_sub(served.taken.len());
-            if !served.taken.is_empty() && (left == 0 || !had_something) {
+            if !served.taken.is_empty() && (left == 0 || !may_have) {
                 break;
             }
             let partition = &core.partitions[place];

@@ -61,7 +61,7 @@ impl Visits {
     }
 
     /// The partitions of a queue, by their numbers, in the order in which they are to be asked, and
-    /// whether each is thought to have something.
+    /// whether each may have something: not one that had nothing a moment ago.
     pub(crate) fn order(&self, queue: &Arc<str>, partitions: usize) -> Vec<(usize, bool)> {
         if partitions == 1 {
             return vec![(0, true)];
@@ -81,7 +81,8 @@ impl Visits {
             order.retain(|place| *place != longest);
             order.insert(0, longest);
         }
-        order.into_iter().map(|place| (place, rounds[place].empty.is_none())).collect()
+        let may_have = |place: &usize| waited(place).is_none_or(|waited| waited > EMPTY);
+        order.into_iter().map(|place| (place, may_have(&place))).collect()
     }
 
     /// Asks a partition for messages.

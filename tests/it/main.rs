@@ -33,6 +33,7 @@ mod listen;
 mod metrics;
 mod model;
 mod nack;
+mod partitions;
 mod peek;
 mod pull;
 mod purge;

@@ -113,27 +113,15 @@ impl Space {
     /// All keys of the namespace, without its tag.
     pub(crate) async fn keys(&self) -> Vec<String> {
         let tag = self.key("");
-        let mut raw = raw().await;
-        let mut keys = Vec::new();
-        let mut cursor = 0u64;
-        loop {
-            let (next, page): (u64, Vec<String>) = redis::cmd("SCAN")
-                .arg(cursor)
-                .arg("MATCH")
-                .arg(format!("{tag}*"))
-                .arg("COUNT")
-                .arg(1000)
-                .query_async(&mut raw)
-                .await
-                .unwrap();
-            keys.extend(page.iter().map(|key| key[tag.len()..].to_owned()));
-            cursor = next;
-            if cursor == 0 {
-                keys.sort();
-                keys.dedup();
-                return keys;
-            }
-        }
+        let keys = scan(&format!("{tag}*")).await.into_iter();
+        keys.map(|key| key[tag.len()..].to_owned()).collect()
+    }
+
+    /// Those of its partitions, too, as they are.
+    pub(crate) async fn all_keys(&self) -> Vec<String> {
+        let mut keys = scan(&format!("{{{}}}:*", self.name)).await;
+        keys.extend(scan(&format!("{{{}:*", self.name)).await);
+        keys
     }
 
     /// Checks that no queue has left anything behind, and deletes the namespace.
@@ -163,8 +151,27 @@ impl Space {
 
     pub(crate) async fn delete(&self) {
         let mut raw = raw().await;
-        for key in self.keys().await {
-            redis::cmd("DEL").arg(self.key(&key)).exec_async(&mut raw).await.unwrap();
+        for key in self.all_keys().await {
+            redis::cmd("DEL").arg(key).exec_async(&mut raw).await.unwrap();
+        }
+    }
+}
+
+/// The keys that match a glob, each once, in order.
+async fn scan(glob: &str) -> Vec<String> {
+    let mut raw = raw().await;
+    let mut keys = Vec::new();
+    let mut cursor = 0u64;
+    loop {
+        let mut command = redis::cmd("SCAN");
+        command.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(1000);
+        let (next, page): (u64, Vec<String>) = command.query_async(&mut raw).await.unwrap();
+        keys.extend(page);
+        cursor = next;
+        if cursor == 0 {
+            keys.sort();
+            keys.dedup();
+            return keys;
         }
     }
 }

@@ -1,0 +1,472 @@
+//! A namespace that is divided: what holds for one partition holds over all of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::IntoFuture,
+    time::{Duration, Instant},
+};
+
+use fairlane::{Broker, Cursor, Error, Invalid, Message, Queue, Token};
+
+use crate::support::{Space, builder, deliver, message, numbers, run, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn divided() -> (Space, Queue) {
+    let space = Space::with(|builder| builder.partitions(4)).await;
+    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    (space, queue)
+}
+
+/// The facets `f0`, `f1` and so on that are in each partition, as many of each as that asks for.
+async fn facets_of(space: &Space, wanted: [usize; 4]) -> [Vec<String>; 4] {
+    let mut facets: [Vec<String>; 4] = Default::default();
+    for n in 0.. {
+        if (0..4).all(|place| facets[place].len() == wanted[place]) {
+            break;
+        }
+        let facet = format!("f{n}");
+        let id = space.broker.deliver(&message(&facet, "probe", 0)).await.unwrap().id;
+        let place = id.to_string().parse::<usize>().unwrap() % 4;
+        if facets[place].len() < wanted[place] {
+            facets[place].push(facet);
+        }
+    }
+    facets
+}
+
+/// How evenly each facet was served for its weight: 1 is perfect, 1/n that one of n has had it all.
+fn jain(served: &BTreeMap<String, f64>) -> f64 {
+    let (sum, squares) = served.values().fold((0.0, 0.0), |(a, b), x| (a + x, b + x * x));
+    sum * sum / (served.len() as f64 * squares)
+}
+
+#[tokio::test]
+async fn a_facet_is_in_one_partition_and_keeps_its_order_there() {
+    let (space, queue) = divided().await;
+    for facet in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        deliver(&space.broker, facet, 20).await;
+    }
+    assert_eq!(space.keys().await, ["layout"], "of the namespace itself");
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    let mut seen = 0;
+    while let Some(delivery) = queue.lease().await.unwrap() {
+        let n = delivery.message().unwrap()["n"].as_u64().unwrap();
+        let before = last.insert(delivery.facet().to_owned(), n);
+        assert_eq!(before.map_or(0, |before| before + 1), n, "of {}", delivery.facet());
+        delivery.ack().await.unwrap();
+        seen += 1;
+    }
+    assert_eq!(seen, 160);
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.delivered, stats.served, stats.acked), (160, 160, 160));
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn the_number_of_a_message_and_its_token_say_where_it_is() {
+    let (space, queue) = divided().await;
+    let batch: Vec<_> = (0..100).map(|n| message(&format!("f{n}"), "t", n)).collect();
+    let receipts = space.broker.deliver_all(&batch).await.unwrap();
+    let ids: BTreeSet<_> = receipts.iter().map(|receipt| receipt.id).collect();
+    assert_eq!(ids.len(), 100, "each has a number of its own");
+    let mut leased = queue.lease_many(1000).await.unwrap();
+    assert_eq!(leased.len(), 100, "of all partitions");
+    for delivery in &leased {
+        let n = delivery.message().unwrap()["n"].as_u64().unwrap() as usize;
+        assert_eq!(delivery.id(), receipts[n].id);
+    }
+    // Any process settles them by their text.
+    let other = space.another().await;
+    let one = leased.pop().unwrap();
+    let token: Token = one.token().to_string().parse().unwrap();
+    other.ack(&token).await.unwrap();
+    assert!(matches!(one.ack().await, Err(Error::LeaseLost(id)) if id == token_id(&token)));
+    assert!(other.ack_all(leased).await.unwrap().is_empty());
+    assert_eq!(queue.stats().await.unwrap().acked, 100);
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+fn token_id(token: &Token) -> fairlane::MessageId {
+    token.to_string().split('/').nth(1).unwrap().parse().unwrap()
+}
+
+/// Serves `n` messages, and returns how evenly facets of these weights were served.
+async fn evenness(
+    queues: &[Queue],
+    weights: &BTreeMap<String, f64>,
+    n: usize,
+    batch: usize,
+) -> f64 {
+    let mut served: BTreeMap<String, f64> =
+        weights.keys().map(|facet| (facet.clone(), 0.0)).collect();
+    let mut left = n;
+    while left > 0 {
+        for queue in queues {
+            for delivery in queue.lease_many(batch.min(left)).await.unwrap() {
+                let facet = delivery.facet();
+                *served.get_mut(facet).unwrap() += 1.0 / weights[facet];
+                left -= 1;
+            }
+        }
+    }
+    jain(&served)
+}
+
+#[tokio::test]
+async fn weights_hold_over_all_partitions_however_unevenly_facets_are_spread() {
+    let (space, queue) = divided().await;
+    // Of the weight that is ready, nine tenths are in one partition.
+    let facets = facets_of(&space, [54, 2, 2, 2]).await;
+    queue.destroy().await.unwrap();
+    let queue = space.broker.register_queue("q", ".").await.unwrap();
+    let mut weights = BTreeMap::new();
+    for (n, facet) in facets.iter().flatten().enumerate() {
+        let weight = [1.0, 2.0, 3.0][n % 3];
+        queue.facet(facet).set_weight(weight).await.unwrap();
+        weights.insert(facet.clone(), weight);
+    }
+    let heavy: f64 = facets[0].iter().map(|facet| weights[facet]).sum();
+    assert!(heavy / weights.values().sum::<f64>() >= 0.9, "{heavy}");
+    for facet in weights.keys() {
+        deliver(&space.broker, facet, 500).await;
+    }
+    let one = evenness(&[queue.clone()], &weights, 3000, 1).await;
+    let others: Vec<_> = [space.another().await, space.another().await, space.another().await]
+        .iter()
+        .map(|broker| broker.queue("q"))
+        .collect();
+    let several = evenness(&others, &weights, 3000, 10).await;
+    println!("Jain's index over weights: {one:.4} by one worker, {several:.4} by three in batches");
+    assert!(one >= 0.95, "{one}");
+    assert!(several >= 0.95, "{several}");
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_newcomers_in_one_partition_does_not_starve_the_others() {
+    let (space, queue) = divided().await;
+    let facets = facets_of(&space, [400, 1, 1, 1]).await;
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    for facet in facets[1..].iter().flatten() {
+        deliver(&space.broker, facet, 200).await;
+    }
+    let mut standing = 0;
+    for newcomer in &facets[0] {
+        space.broker.deliver(&message(newcomer, "t", 0)).await.unwrap();
+        let pulled = queue.pull().await.unwrap().unwrap();
+        standing += usize::from(!facets[0].contains(&pulled["facet"].as_str().unwrap().to_owned()));
+    }
+    // With the one that comes, and those that wait, they are a growing number: in 400 pulls each of three
+    // has its share of what is ready.
+    assert!(standing >= 30, "{standing} of 400");
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn one_who_waits_wakes_for_each_partition() {
+    let (space, queue) = divided().await;
+    let facets = facets_of(&space, [1, 1, 1, 1]).await;
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    for facet in facets.iter().flatten() {
+        let waiting = tokio::spawn(queue.lease().wait(60 * SECOND).into_future());
+        tokio::time::sleep(SECOND / 20).await;
+        let from = Instant::now();
+        space.broker.deliver(&message(facet, "t", 1)).await.unwrap();
+        let delivery = waiting.await.unwrap().unwrap().unwrap();
+        assert_eq!(delivery.facet(), facet);
+        assert!(from.elapsed() < SECOND, "{:?}", from.elapsed());
+        delivery.ack().await.unwrap();
+    }
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_partition_that_had_nothing_is_looked_at_soon_while_others_have_a_backlog() {
+    let (space, queue) = divided().await;
+    let facets = facets_of(&space, [1, 1, 1, 1]).await;
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    deliver(&space.broker, &facets[0][0], 2000).await;
+    for _ in 0..50 {
+        queue.pull().await.unwrap();
+    }
+    for quiet in facets[1..].iter().flatten() {
+        space.broker.deliver(&message(quiet, "t", 1)).await.unwrap();
+        let from = Instant::now();
+        while queue.pull().await.unwrap().unwrap()["facet"].as_str().unwrap() != quiet {}
+        assert!(from.elapsed() < SECOND / 4, "{:?}", from.elapsed());
+    }
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_listener_hears_what_goes_to_any_partition() {
+    let (space, queue) = divided().await;
+    let mut listener = space.broker.listen("t").await.unwrap();
+    for n in 0..20 {
+        let receipt = space.broker.deliver(&message(&format!("f{n}"), "t", n)).await.unwrap();
+        assert_eq!(receipt.listeners, 1);
+        assert_eq!(listener.next().await.unwrap().unwrap().message["n"], n);
+    }
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn what_is_looked_at_is_of_all_partitions() {
+    let (space, queue) = divided().await;
+    let names: Vec<String> = (0..300).map(|n| format!("f{n}")).collect();
+    let batch: Vec<_> = names.iter().map(|name| message(name, "t", 0)).collect();
+    space.broker.deliver_all(&batch).await.unwrap();
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.waiting, stats.facets_ready), (300, 300));
+    let (mut seen, mut from) = (BTreeSet::new(), Some(Cursor::default()));
+    while let Some(cursor) = from {
+        let (page, next) = queue.facets(cursor).await.unwrap();
+        seen.extend(page.into_iter().map(|facet| facet.facet));
+        from = next;
+    }
+    assert_eq!(seen, names.iter().cloned().collect());
+    let why = queue.why_all(&names).await.unwrap();
+    let found: Vec<_> = why.into_iter().map(|why| why.stats.facet).collect();
+    assert_eq!(found, names, "in the order in which they were asked for");
+    let peeked = queue.peek(100).await.unwrap();
+    let of: BTreeSet<_> =
+        peeked.iter().map(|peeked| peeked.id.to_string().parse::<u64>().unwrap() % 4).collect();
+    assert_eq!((peeked.len(), of.len()), (100, 4));
+    assert!(queue.doctor().await.unwrap().is_empty());
+    // What dies is in the partition of its facet.
+    for delivery in queue.lease_many(40).await.unwrap() {
+        delivery.bury("enough").await.unwrap();
+    }
+    let (mut dead, mut from) = (Vec::new(), Some(Cursor::default()));
+    while let Some(cursor) = from {
+        let (page, next) = queue.dead_letters().page(cursor).await.unwrap();
+        dead.extend(page);
+        from = next;
+    }
+    assert_eq!(dead.len(), 40);
+    queue.dead_letters().redrive_one(dead[0].id).await.unwrap();
+    queue.dead_letters().of(&dead[1].facet).purge_one(dead[1].id).await.unwrap();
+    let other = dead[2..].iter().find(|letter| letter.facet != dead[2].facet).unwrap();
+    let wrong = queue.dead_letters().of(&other.facet).purge_one(dead[2].id).await;
+    assert!(matches!(wrong, Err(Error::NoSuchMessage(id)) if id == dead[2].id));
+    assert_eq!(queue.dead_letters().redrive().await.unwrap(), 38);
+    let facet = queue.facet("f299");
+    let there = space.broker.deliver(&message("f299", "t", 1)).await.unwrap().id;
+    facet.remove(there).await.unwrap();
+    assert!(matches!(facet.remove(there).await, Err(Error::NoSuchMessage(_))));
+    queue.destroy().await.unwrap();
+    let left: Vec<_> =
+        space.all_keys().await.into_iter().filter(|key| key.contains(":q:")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn settings_hold_in_all_partitions() {
+    let (space, queue) = divided().await;
+    queue.configure(|queue| queue.facets.max_leased = Some(1)).await.unwrap();
+    for n in 0..20 {
+        deliver(&space.broker, &format!("f{n}"), 3).await;
+    }
+    let leased = queue.lease_many(1000).await.unwrap();
+    assert_eq!(leased.len(), 20, "one of each");
+    assert!(space.broker.ack_all(leased).await.unwrap().is_empty());
+    queue.pause().await.unwrap();
+    assert!(queue.pull().await.unwrap().is_none());
+    queue.resume().await.unwrap();
+    assert_eq!(numbers(&queue).await.len(), 40);
+    queue.pause_intake().await.unwrap();
+    for n in 0..20 {
+        let refused = space.broker.deliver(&message(&format!("f{n}"), "t", 1)).await;
+        assert!(matches!(refused, Err(Error::Refused { .. })));
+    }
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_key_keeps_a_delivery_from_being_made_twice_and_its_receipt_has_the_same_number() {
+    let (space, queue) = divided().await;
+    for n in 0..20 {
+        let body = message(&format!("f{n}"), "t", n);
+        let first = space.broker.deliver(Message::new(&body).key("once")).await.unwrap();
+        let again = space.broker.deliver(Message::new(&body).key("once")).await.unwrap();
+        assert_eq!((again.id, again.duplicate), (first.id, true));
+    }
+    assert_eq!(queue.stats().await.unwrap().waiting, 20);
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_batch_of_which_a_part_fails_says_what_is_delivered() {
+    let (space, queue) = divided().await;
+    let facets = facets_of(&space, [1, 1, 1, 1]).await;
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    // A key in the way of one facet refuses the part that has it.
+    let bad = &facets[2][0];
+    run::<()>(&["SET", &format!("{{{}:2}}:q:q:f:{bad}", space.name), "in the way"]).await;
+    let facet = |n: u64| match n {
+        600 => bad.clone(),
+        n => facets[[0, 1, 3][n as usize % 3]][0].clone(),
+    };
+    let batch: Vec<_> = (0..1000).map(|n| message(&facet(n), "t", n)).collect();
+    match space.broker.deliver_all(&batch).await {
+        Err(Error::Interrupted { delivered, beyond, source }) => {
+            assert_eq!(delivered.len(), 600, "up to the one that failed");
+            assert_eq!(beyond.len(), 399);
+            assert_eq!((beyond[0].0, beyond[398].0), (601, 999));
+            assert!(matches!(*source, Error::WrongType(_)));
+        }
+        other => panic!("{:?}", other.map(|receipts| receipts.len())),
+    }
+    assert_eq!(queue.stats().await.unwrap().waiting, 999);
+    space.delete().await;
+}
+
+async fn connect(space: &Space, partitions: Option<u32>) -> Result<Broker, Error> {
+    let builder = builder().await.namespace(&space.name);
+    match partitions {
+        Some(partitions) => builder.partitions(partitions).connect().await,
+        None => builder.connect().await,
+    }
+}
+
+#[tokio::test]
+async fn who_says_nothing_of_partitions_has_those_of_the_namespace() {
+    let (space, queue) = divided().await;
+    deliver(&space.broker, "a", 3).await;
+    let broker = connect(&space, None).await.unwrap();
+    assert_eq!(broker.queue("q").pull_many(9).await.unwrap().len(), 3);
+    assert_eq!(broker.queues().await.unwrap().len(), 1);
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn another_number_of_partitions_is_refused() {
+    let (space, _queue) = divided().await;
+    for wanted in [1, 2, 5] {
+        match connect(&space, Some(wanted)).await.err().unwrap() {
+            Error::Partitions { found: 4, wanted: refused } => {
+                assert_eq!(refused, u64::from(wanted))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    connect(&space, Some(4)).await.unwrap();
+    space.delete().await;
+    // One that was not divided is one partition from its first queue on.
+    let space = Space::new().await;
+    space.broker.register_queue("q", ".").await.unwrap();
+    let refused = connect(&space, Some(4)).await.err().unwrap();
+    assert!(matches!(refused, Error::Partitions { found: 1, wanted: 4 }), "{refused:?}");
+    for partitions in [0, 257] {
+        let refused = connect(&space, Some(partitions)).await.err().unwrap();
+        assert!(matches!(refused, Error::Invalid(Invalid::OutOfRange { .. })), "{refused:?}");
+    }
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_client_that_came_before_a_namespace_was_divided_is_refused_when_it_registers_a_queue() {
+    let space = Space::new().await;
+    let divided = connect(&space, Some(4)).await.unwrap();
+    let refused = space.broker.register_queue("q", ".").await.err().unwrap();
+    assert!(matches!(refused, Error::Server { ref code, .. } if code == "LAYOUT"), "{refused:?}");
+    divided.register_queue("q", ".").await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn routes_that_did_not_reach_a_partition_are_brought_there_by_the_next_connect() {
+    let (space, queue) = divided().await;
+    let at = |place: u32| format!("{{{}:{place}}}:routes", space.name);
+    // As after an interrupted registering of one, changing of another, and removing of a third.
+    space.broker.register_queue("changed", "^new$").await.unwrap();
+    run::<()>(&["HDEL", &at(3), "q"]).await;
+    run::<()>(&["HSET", &at(1), "changed", "^old$"]).await;
+    run::<()>(&["HSET", &at(2), "gone", "."]).await;
+    let routes = || async {
+        let mut all = Vec::new();
+        for place in 0..4 {
+            let mut routes: BTreeMap<String, String> = run(&["HGETALL", &at(place)]).await;
+            routes.remove(":version");
+            all.push(routes);
+        }
+        all
+    };
+    assert_ne!(routes().await[3], routes().await[0]);
+    connect(&space, None).await.unwrap();
+    let all = routes().await;
+    assert!(all.iter().all(|routes| *routes == all[0]), "{all:?}");
+    assert_eq!(all[0].keys().collect::<Vec<_>>(), ["changed", "q"]);
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_registering_that_does_not_reach_all_partitions_says_which() {
+    let (space, _queue) = divided().await;
+    let at = |place: u32| format!("{{{}:{place}}}:routes", space.name);
+    for place in [1, 3] {
+        run::<()>(&["DEL", &at(place)]).await;
+        run::<()>(&["SET", &at(place), "in the way"]).await;
+    }
+    match space.broker.register_queue("r", ".").await.err().unwrap() {
+        Error::Partly { missed, source } => {
+            assert_eq!(missed, [1, 3]);
+            assert!(matches!(*source, Error::WrongType(_)), "{source:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    for place in [0, 2] {
+        let there: Option<String> = run(&["HGET", &at(place), "r"]).await;
+        assert_eq!(there.as_deref(), Some("."));
+    }
+    for place in [1, 3] {
+        run::<()>(&["DEL", &at(place)]).await;
+    }
+    space.broker.register_queue("r", ".").await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn two_who_change_a_route_at_the_same_time_leave_the_same_in_all_partitions() {
+    let (space, _queue) = divided().await;
+    let other = space.another().await;
+    for round in 0..20 {
+        let (a, b) = (format!("^a{round}$"), format!("^b{round}$"));
+        let (first, second) =
+            tokio::join!(space.broker.register_queue("r", &a), other.register_queue("r", &b));
+        (first.unwrap(), second.unwrap());
+        let mut all = BTreeSet::new();
+        for place in 0..4 {
+            let at = format!("{{{}:{place}}}:routes", space.name);
+            all.insert(run::<String>(&["HGET", &at, "r"]).await);
+        }
+        assert_eq!(all.len(), 1, "{all:?}");
+    }
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_worker_serves_all_partitions() {
+    let (space, queue) = divided().await;
+    let batch: Vec<_> = (0..400).map(|n| message(&format!("f{}", n % 37), "t", n)).collect();
+    space.broker.deliver_all(&batch).await.unwrap();
+    let worker = queue.worker(|_| async { Ok::<_, std::convert::Infallible>(()) }).concurrency(16);
+    let report = worker.run_until_empty().await.unwrap();
+    assert_eq!((report.leased, report.acked), (400, 400));
+    until("nothing is left", || async { queue.stats().await.unwrap().leased == 0 }).await;
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
