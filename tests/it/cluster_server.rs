@@ -10,17 +10,21 @@ use fairlane::{
     Error, Invalid,
     testing::{SlotMove, TestCluster},
 };
-use redis::{FromRedisValue, RedisResult};
+use redis::{FromRedisValue, RedisResult, aio::MultiplexedConnection};
 use tokio::time::sleep;
 
 use crate::support::{another_process, other_process, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+async fn connect(cluster: &TestCluster, node: usize) -> RedisResult<MultiplexedConnection> {
+    let client = redis::Client::open(("127.0.0.1", cluster.port(node)))?;
+    client.get_multiplexed_async_connection().await
+}
+
 /// Asks a node, and follows nothing that it says of others.
 async fn ask<T: FromRedisValue>(cluster: &TestCluster, node: usize, words: &str) -> RedisResult<T> {
-    let client = redis::Client::open(("127.0.0.1", cluster.port(node)))?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = connect(cluster, node).await?;
     let mut command = redis::Cmd::new();
     command.arg(words.split(' ').collect::<Vec<_>>()).query_async(&mut connection).await
 }
@@ -124,8 +128,11 @@ async fn a_replica_takes_the_place_of_a_primary_that_was_killed_and_that_comes_b
     let cluster = TestCluster::start_with_replicas(3, 1).await.unwrap();
     let slot = slot(&cluster, "key").await;
     let primary = cluster.primary_of(slot).await.unwrap();
-    run::<()>(&cluster, primary, "SET key value").await;
-    assert_eq!(run::<u64>(&cluster, primary, "WAIT 1 5000").await, 1);
+    // On one connection: WAIT waits for what was written on its own.
+    let mut write = redis::pipe();
+    write.cmd("SET").arg("key").arg("value").ignore().cmd("WAIT").arg(1).arg(0);
+    let mut connection = connect(&cluster, primary).await.unwrap();
+    assert_eq!(write.query_async::<[u64; 1]>(&mut connection).await.unwrap(), [1]);
     let replica = cluster.replica_of(primary).await.unwrap();
     assert_eq!(replica, primary + 3);
     assert!(!cluster.is_primary(replica).await);

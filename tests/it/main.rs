@@ -39,6 +39,9 @@ mod pull;
 mod purge;
 mod queues;
 mod register_queue;
+#[path = "../support/sentinel.rs"]
+mod sentinel;
+mod sentinel_server;
 mod settings;
 mod stats;
 mod support;
