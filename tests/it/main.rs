@@ -6,6 +6,7 @@ mod ack;
 mod ancestor;
 mod api;
 mod by_weight;
+mod cluster;
 mod cluster_server;
 mod configure;
 mod connect;
@@ -42,6 +43,7 @@ mod register_queue;
 #[path = "../support/sentinel.rs"]
 mod sentinel;
 mod sentinel_server;
+mod sentinels;
 mod settings;
 mod stats;
 mod support;
