@@ -10,11 +10,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    BrokerBuilder, Listener, Message, Queue, Queues, Receipt, Route, Token,
+    BrokerBuilder, Health, Listener, Message, Queue, Queues, Receipt, Route, Token,
     core::Core,
     deliver::{deliver, deliver_one},
     delivery::{self, failing},
     error::Result,
+    health,
     keys::check_name,
     listener::listen,
     message::Form,
@@ -127,6 +128,20 @@ impl<T> Broker<T> {
     /// One whose pattern does not compile here matches nothing; it is reported as a warning.
     pub async fn queues(&self) -> Result<Vec<Route>> {
         Ok(self.core.first().load_routes(None, self.core.end()).await?.all.clone())
+    }
+
+    /// Asks the servers of all partitions for an answer, and says how the connections to them are. It never
+    /// fails, and takes at most the deadline.
+    ///
+    /// ```no_run
+    /// # async fn example(broker: fairlane::Broker) {
+    /// for partition in broker.health().await.partitions {
+    ///     println!("{}: {:?}", partition.address, partition.answer);
+    /// }
+    /// # }
+    /// ```
+    pub async fn health(&self) -> Health {
+        health::health(&self.core).await
     }
 
     /// A handle for a queue. It makes no call: a bad or unknown name is the error of the first call
@@ -244,7 +259,7 @@ impl<T> Broker<T> {
     /// # Errors
     /// As there.
     pub async fn ack(&self, token: &Token) -> Result<()> {
-        ack_one(&self.core, token).await
+        ack_one(&self.core, token, None).await
     }
 
     /// As [`Delivery::nack`](crate::Delivery::nack), by token.
@@ -260,7 +275,7 @@ impl<T> Broker<T> {
     /// # Errors
     /// As there.
     pub async fn ack_cost(&self, token: &Token, cost: f64) -> Result<()> {
-        delivery::ack_cost(&self.core, token, cost).await
+        delivery::ack_cost(&self.core, token, cost, None).await
     }
 
     /// As [`Delivery::nack_after`](crate::Delivery::nack_after), by token.

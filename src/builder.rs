@@ -1,13 +1,12 @@
 //! How a broker is made.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Display, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
 use crate::{
     Broker, Credentials, Error, Invalid,
     address::Address,
-    connection::Connection,
     core::{Core, Kept, Testing},
     error::Result,
     keys::Keys,
@@ -292,7 +291,8 @@ impl<T> BrokerBuilder<T> {
         self
     }
 
-    /// Connects, within the deadline, and checks what is there. Starting an embedded server comes
+    /// Connects, within the deadline, and checks what is there. A server that may evict keys, or has no
+    /// append-only file, is a warning in the log. Starting an embedded server comes
     /// before that; it may take longer, when it has much to load or an old one of this process has
     /// still to end.
     ///
@@ -333,8 +333,8 @@ impl<T> BrokerBuilder<T> {
         let way = Way::new(address, &settings);
         let (deadline, testing) = (self.deadline, Arc::new(self.testing));
         let partition = |place, layout, keys: Keys| {
-            let connection = Connection::new(Link::new(&way, &settings, keys.tag()), deadline);
-            Partition::new(place, layout, connection, keys, testing.clone())
+            let link = Link::new(&way, &settings, keys.tag());
+            Partition::new(place, layout, link, deadline, keys, testing.clone())
         };
         // What holds for all of a namespace is where it would be if it was not divided.
         let whole = partition(0, Layout::new(1), keys.clone());
@@ -371,6 +371,12 @@ impl<T> BrokerBuilder<T> {
         })
         .await?;
         register::load(&core, end).await?;
+        let mut servers = BTreeSet::new();
+        for partition in &core.partitions {
+            if servers.insert(partition.connection.link.address()) {
+                partition.warn(end).await;
+            }
+        }
         Ok(Broker { core: Arc::new(core), form: Arc::new(self.form) })
     }
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use redis::{
-    Cmd, PushInfo, PushKind, RedisError, Value,
-    aio::{AsyncPushSender, MultiplexedConnection, SendError},
+    Cmd, ErrorKind, PushInfo, PushKind, RedisError, Value,
+    aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection, SendError},
 };
 use tokio::{
     sync::watch,
@@ -23,6 +23,7 @@ use tracing::{info, trace, warn};
 
 use crate::{
     Error,
+    durable::{Confirmed, Durable},
     error::{Cause, Result, chain, refused},
     link::{Link, Meaning, Pause, send, silent},
     scripts::Script,
@@ -48,6 +49,8 @@ pub(crate) struct Reply {
     pub(crate) repeated: bool,
     /// Before the try that was answered was sent.
     pub(crate) sent: std::time::Instant,
+    /// Who has it, where that was asked for.
+    pub(crate) confirmed: Option<Confirmed>,
 }
 
 #[derive(Debug)]
@@ -96,6 +99,8 @@ struct Live {
     closed: Closed,
     /// That it does not answer any more.
     silent: CancellationToken,
+    /// That its server cannot wait for disks.
+    no_disks: Arc<AtomicBool>,
     _heartbeat: Arc<Heartbeat>,
 }
 
@@ -124,14 +129,14 @@ impl AsyncPushSender for Closed {
 }
 
 impl Connection {
-    pub(crate) fn new(link: Link, deadline: Duration) -> Self {
+    pub(crate) fn new(link: Arc<Link>, deadline: Duration) -> Self {
         let state = State {
             live: RwLock::new(None),
             connecting: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             silences: watch::Sender::new(0),
         };
-        Self { link: Arc::new(link), deadline, state: Arc::new(state) }
+        Self { link, deadline, state: Arc::new(state) }
     }
 
     /// When a call that begins now has to end.
@@ -150,13 +155,14 @@ impl Connection {
 
     /// Sends a command, the EVALSHA of `script` where there is one, and does whatever it takes
     /// until `end`: connecting, loading the script, sending again what cannot have been carried out
-    /// or may be repeated.
+    /// or may be repeated. Then it waits until that is `durable`, if it shall.
     pub(crate) async fn call(
         &self,
         command: &Cmd,
         script: Option<&Script>,
         repeat: Repeat,
         end: Instant,
+        durable: Option<Durable>,
     ) -> Result<Reply> {
         trace!(target: "fairlane", verb = script.map_or("hello", |script| script.name), "call");
         let mut repeated = false;
@@ -187,10 +193,10 @@ impl Connection {
                 return Err(lost(repeated, Cause::timeout("no time was left to send it")));
             }
             let sent = std::time::Instant::now();
-            let error = match timeout_at(end, live.send(command)).await {
-                Ok(Ok(value)) => {
+            let error = match timeout_at(end, live.send_durably(command, durable)).await {
+                Ok(Ok((value, confirmed))) => {
                     self.state.answered();
-                    return Ok(Reply { value, repeated, sent });
+                    return Ok(Reply { value, repeated, sent, confirmed });
                 }
                 Ok(Err(error)) => error,
                 Err(_) => {
@@ -285,13 +291,54 @@ impl Connection {
             silent.clone(),
         );
         let heartbeat = Arc::new(Heartbeat(tokio::spawn(heartbeat).abort_handle()));
-        let live = Live { number, multiplexed, closed, silent, _heartbeat: heartbeat };
+        let no_disks = Arc::default();
+        let live = Live { number, multiplexed, closed, silent, no_disks, _heartbeat: heartbeat };
         *self.state.live.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
         Ok(live)
     }
 }
 
 impl Live {
+    /// Sends a command, and behind it, where it shall be durable, the one that waits for that.
+    async fn send_durably(
+        &self,
+        command: &Cmd,
+        durable: Option<Durable>,
+    ) -> Result<(Value, Option<Confirmed>), RedisError> {
+        let Some(durable) = durable else { return Ok((self.send(command).await?, None)) };
+        let mut for_disks = !self.no_disks.load(Ordering::Relaxed);
+        let mut both = redis::pipe();
+        both.add_command(command.clone()).add_command(durable.command(for_disks));
+        let mut multiplexed = self.multiplexed.clone();
+        let sending = multiplexed.req_packed_commands(&both, 0, 2);
+        let answers = self.silent.run_until_cancelled(sending).await;
+        let answers = answers.unwrap_or_else(|| Err(silent("a heartbeat").into()))?;
+        let [value, mut waited] = <[_; 2]>::try_from(answers)
+            .map_err(|_| (ErrorKind::UnexpectedReturnType, "not two answers to two commands"))?;
+        if let Value::ServerError(error) = value {
+            return Err(error.into());
+        }
+        if for_disks
+            && let Value::ServerError(_) = &waited
+            && durable.replicas > 0
+        {
+            // Redis 7.0 does not know it, and a server without an append-only file refuses it.
+            self.no_disks.store(true, Ordering::Relaxed);
+            for_disks = false;
+            waited = match self.send(&durable.command(for_disks)).await {
+                Err(error) if error.code().is_none() => return Err(error),
+                Err(error) => return Ok((value, Some(Confirmed::failed(error)))),
+                Ok(waited) => waited,
+            };
+        }
+        let confirmed = match waited {
+            Value::ServerError(error) => Confirmed::failed(error.into()),
+            waited => Confirmed::read(waited, for_disks)
+                .map_err(|_| (ErrorKind::UnexpectedReturnType, "an odd answer of WAIT"))?,
+        };
+        Ok((value, Some(confirmed)))
+    }
+
     /// Sends a command. That the connection has fallen silent meanwhile is as if it had broken.
     async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
         let mut multiplexed = self.multiplexed.clone();

@@ -10,6 +10,7 @@ use crate::{
     Error, MessageId, Receipt, Refusal,
     connection::Repeat,
     core::{Core, read},
+    durable::Durable,
     error::{Result, runtime_ended, unexpected},
     gather::{Gather, Reply},
     keys::Places,
@@ -28,8 +29,8 @@ const MOST_WRITES: usize = 500;
 const MOST_BYTES: usize = 512 << 10;
 
 /// Deliveries of concurrent tasks, on their way out: messages by their bytes. Those that have keys go
-/// apart from others: they can be sent again.
-pub(crate) type Deliveries = Gather<bool, Ready, Result<Receipt>>;
+/// apart from others: they can be sent again. So do those that wait until they are durable.
+pub(crate) type Deliveries = Gather<(bool, Option<Durable>), Ready, Result<Receipt>>;
 
 impl Deliveries {
     /// As much as goes into one part, where messages go to few queues.
@@ -42,9 +43,9 @@ impl Deliveries {
 pub(crate) async fn deliver_one(core: &Arc<Core>, message: Ready) -> Result<Receipt> {
     let size = message.body.len() + MOST_BYTES / MOST_WRITES * 2;
     let partition = core.of_facet(&message.facet);
-    let (shared, keyed) = (partition.clone(), message.keyed);
+    let (shared, key) = (partition.clone(), (message.keyed, message.durable));
     let delivering =
-        partition.deliveries.join(keyed, size, message, false, |callers| together(shared, callers));
+        partition.deliveries.join(key, size, message, false, |callers| together(shared, callers));
     delivering.await.unwrap_or_else(|| Err(runtime_ended()))
 }
 
@@ -82,9 +83,30 @@ async fn together(partition: Arc<Partition>, callers: Vec<(Ready, Reply<Result<R
     };
     let alone = messages.len() == 1;
     let mut delivered = delivered.into_iter();
+    // Each hears of its own that it is not yet safe.
+    let mut unsafe_yet = match &mut failed {
+        Some(Error::NotYetSafe { delivered, .. }) => std::mem::take(delivered),
+        _ => Vec::new(),
+    }
+    .into_iter();
     for (message, reply) in messages.iter().zip(replies) {
+        let own = |error: &Error, receipt| {
+            let mut error = error.clone();
+            if let Error::NotYetSafe { delivered, .. } = &mut error {
+                *delivered = vec![receipt];
+            }
+            error
+        };
         reply.give(match (delivered.next(), &failed) {
             (Some(receipt), _) => Ok(receipt),
+            (None, Some(error @ Error::NotYetSafe { .. })) => match unsafe_yet.next() {
+                Some(receipt) => Err(own(error, receipt)),
+                // It was not among them.
+                None => {
+                    let again = deliver_or_refuse(&partition, std::slice::from_ref(message)).await;
+                    again.map_err(|failed| failed.error).and_then(only)
+                }
+            },
             // One is not refused for another's fault.
             (None, Some(error)) if error.is_of_one() && !alone => {
                 let again = deliver_or_refuse(&partition, std::slice::from_ref(message)).await;
@@ -245,14 +267,25 @@ async fn send(
     // What has a key does nothing the second time.
     let keyed = messages.iter().all(|message| message.keyed);
     let repeat = if keyed { Repeat::Safe } else { Repeat::Never };
-    let reply = partition.call_until(&scripts::DELIVER, &command, repeat, end).await;
+    let durable = messages.iter().filter_map(|message| message.durable).reduce(Durable::and);
+    let reply = partition.call_durably(&scripts::DELIVER, &command, repeat, end, durable).await;
     let reply = reply.map_err(|error| refused(error, messages, &places))?;
     let mut receipts = receipts(reply.value, matched).map_err(|error| (error, BTreeMap::new()))?;
     for receipt in &mut receipts {
         receipt.id = partition.id(receipt.id.0);
+        receipt.replicas = reply.confirmed.as_ref().map(|confirmed| confirmed.replicas);
     }
     metrics::delivered(partition, &receipts);
-    Ok(receipts)
+    match durable.zip(reply.confirmed) {
+        Some((durable, confirmed)) if !durable.is_met(&confirmed) => {
+            let mut error = durable.unmet(confirmed);
+            if let Error::NotYetSafe { delivered, .. } = &mut error {
+                *delivered = receipts;
+            }
+            Err((error, BTreeMap::new()))
+        }
+        _ => Ok(receipts),
+    }
 }
 
 /// Reads what became of messages.
@@ -271,7 +304,7 @@ pub(crate) fn receipts(reply: Value, matched: Vec<Arc<[String]>>) -> Result<Vec<
 fn receipt(id: MessageId, queues: Arc<[String]>, value: Value) -> Result<Receipt> {
     if let Value::Int(heard) = value {
         let listeners = u64::try_from(heard).unwrap_or_default();
-        return Ok(Receipt { id, queues, listeners, duplicate: false });
+        return Ok(Receipt { id, queues, listeners, replicas: None, duplicate: false });
     }
     let kept: String = read(value)?;
     let mut words = kept.split(' ').filter(|word| !word.is_empty());
@@ -280,7 +313,7 @@ fn receipt(id: MessageId, queues: Arc<[String]>, value: Value) -> Result<Receipt
         return Err(unexpected("a key that holds something else"));
     };
     let queues = words.map(str::to_owned).collect();
-    Ok(Receipt { id: MessageId(id), queues, listeners, duplicate: true })
+    Ok(Receipt { id: MessageId(id), queues, listeners, replicas: None, duplicate: true })
 }
 
 /// Gives the names to a refusal, which has their numbers: four for each message and queue.

@@ -10,8 +10,9 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, MessageId, Token, Undecodable,
+    Error, MessageId, Replicas, Token, Undecodable,
     core::Core,
+    durable::Durable,
     error::Result,
     lease::check_length,
     message::{Decode, Headers, Stored, check_cost, check_time},
@@ -36,6 +37,8 @@ pub struct Delivery<T = serde_json::Value> {
     expires_at: Mutex<Instant>,
     /// There once somebody has asked for it, or cancels it.
     lost: OnceLock<CancellationToken>,
+    /// How safe its ack is to be.
+    durable: Option<Durable>,
 }
 
 opaque_debug!(Delivery<T>);
@@ -56,6 +59,7 @@ impl<T> Delivery<T> {
             stored,
             expires_at: Mutex::new(end(asked, length)),
             lost: OnceLock::new(),
+            durable: None,
         }
     }
 
@@ -151,7 +155,24 @@ impl<T> Delivery<T> {
     /// # Ok(()) }
     /// ```
     pub async fn ack(self) -> Result<()> {
-        ack_one(&self.core, &self.token).await
+        ack_one(&self.core, &self.token, self.durable).await
+    }
+
+    /// Lets its ack wait until so many replicas have it, for at most `timeout`, as
+    /// [`Message::durable`](crate::Message::durable) does for a delivery. Too few in that time is
+    /// [`NotYetSafe`](crate::Error::NotYetSafe): should the primary be lost now, the message may come
+    /// back though it was acked.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use fairlane::Replicas;
+    /// # async fn example(delivery: fairlane::Delivery) -> fairlane::Result<()> {
+    /// delivery.durable(Replicas(1), Duration::from_millis(500)).ack().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn durable(mut self, replicas: Replicas, timeout: Duration) -> Self {
+        self.durable = Some(Durable::new(replicas, timeout));
+        self
     }
 
     /// Done, as [`ack`](Self::ack), and this is what it cost in fact, 0.001 to 1,000,000,000: the
@@ -164,7 +185,7 @@ impl<T> Delivery<T> {
     /// # Errors
     /// As for [`ack`](Self::ack), and [`Invalid`](crate::Error::Invalid) for another cost.
     pub async fn ack_cost(self, cost: f64) -> Result<()> {
-        ack_cost(&self.core, &self.token, cost).await
+        ack_cost(&self.core, &self.token, cost, self.durable).await
     }
 
     /// Gives the message back to the front of its facet, for another attempt. After
@@ -255,9 +276,15 @@ impl<T> Delivery<T> {
     }
 }
 
-pub(crate) async fn ack_cost(core: &Core, token: &Token, cost: f64) -> Result<()> {
+pub(crate) async fn ack_cost(
+    core: &Core,
+    token: &Token,
+    cost: f64,
+    durable: Option<Durable>,
+) -> Result<()> {
     check_cost(cost)?;
-    settle_one(core, &Settling::Ack { cost: Some(cost) }, token).await
+    durable.map_or(Ok(()), Durable::check)?;
+    settle_one(core, &Settling::Ack { cost: Some(cost), durable }, token).await
 }
 
 pub(crate) async fn nack_after(core: &Core, token: &Token, time: Duration) -> Result<()> {

@@ -382,9 +382,8 @@ impl Doctor<'_> {
         let prefix = self.partition.keys.of_queue(self.queue);
         let mut command = redis::cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(format!("{prefix}[lfsd]:*")).arg("COUNT").arg(1000);
-        let end = self.partition.connection.end();
-        let reply = self.partition.connection.call(&command, None, Repeat::Safe, end).await?;
-        let (next, keys): (String, Vec<Name>) = read(reply.value)?;
+        let keys = self.partition.ask(&command, self.partition.connection.end()).await?;
+        let (next, keys): (String, Vec<Name>) = read(keys)?;
         let named = keys.iter().filter_map(|key| {
             let name = key.strip_prefix(prefix.as_bytes())?;
             Some((*name.first()?, name.get(2..)?.to_vec()))

@@ -43,6 +43,20 @@ pub enum Error {
     /// Nothing was sent. Mend what was given.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// It was carried out, but fewer replicas than wanted have confirmed it in time, or the primary has not
+    /// written it to its disk. Deliver nothing again; look at the replicas.
+    #[error("it was carried out, but {confirmed} of {wanted} replicas have confirmed it in time")]
+    NotYetSafe {
+        /// How many have.
+        confirmed: u32,
+        /// How many had to.
+        wanted: u32,
+        /// The receipts of what is delivered, where it was a delivery.
+        delivered: Vec<Receipt>,
+        /// Why Redis could not be asked, where that is so.
+        #[source]
+        source: Option<Cause>,
+    },
     /// The body is not what this broker decodes.
     #[error(transparent)]
     Undecodable(#[from] Undecodable),
@@ -140,6 +154,21 @@ pub enum Error {
         #[source]
         cause: Cause,
     },
+}
+
+/// What became of a call that failed; see [`Error::kind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// It did not reach Redis: nothing happened, and the same call may succeed later.
+    NotSent,
+    /// It was refused, here or by Redis: nothing happened, and nothing will until something else
+    /// changes.
+    Refused,
+    /// No answer came: it may have been carried out, or may be yet.
+    MaybeApplied,
+    /// It was carried out.
+    Applied,
 }
 
 /// Why a queue takes nothing more of a facet.
@@ -322,6 +351,33 @@ impl Error {
     pub(crate) fn unsupported_server(found: impl Into<String>) -> Self {
         let needed = "fairlane needs Redis 7.0, Valkey 7.2, or newer";
         Self::Unsupported { found: found.into(), needed }
+    }
+
+    /// What became of the call. Of one that was made in parts, it is what became of the part that failed;
+    /// the error itself has what was done before.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotSent(_) | Self::NoServer | Self::InUse { .. } | Self::NotStarted { .. } => {
+                ErrorKind::NotSent
+            }
+            Self::MaybeApplied(_) | Self::PullInterrupted { .. } => ErrorKind::MaybeApplied,
+            // What does not decode was pulled all the same.
+            Self::NotYetSafe { .. } | Self::Undecodable(_) => ErrorKind::Applied,
+            Self::Interrupted { source, .. }
+            | Self::WorkerStopped { source, .. }
+            | Self::Partly { source, .. } => source.kind(),
+            Self::Full
+            | Self::Refused { .. }
+            | Self::NoSuchMessage(_)
+            | Self::LeaseLost(_)
+            | Self::NoSuchQueue(_)
+            | Self::Invalid(_)
+            | Self::Partitions { .. }
+            | Self::Denied(_)
+            | Self::WrongType(_)
+            | Self::Unsupported { .. }
+            | Self::Server { .. } => ErrorKind::Refused,
+        }
     }
 
     /// Whether a call was refused for what may be the fault of one of several who made it together:

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    Cause, Invalid, Pulled, Undecodable,
+    Cause, Invalid, Pulled, Replicas, Undecodable,
     core::{Core, read},
+    durable::Durable,
     error::Result,
     keys::check_label,
     partition::Partition,
@@ -66,6 +67,8 @@ pub struct Receipt {
     pub id: MessageId,
     /// The queues it went to, in the order of their names. Empty when no route matches its topic.
     pub queues: Arc<[String]>,
+    /// How many replicas have confirmed it, where it was to be [`durable`](Message::durable).
+    pub replicas: Option<u32>,
     /// How many listeners heard it; in a cluster, those of the node that ran the script.
     pub listeners: u64,
     /// Whether its [`key`](Message::key) was delivered before: then nothing was done, and this is the
@@ -94,6 +97,7 @@ pub struct Message<'a, T> {
     key: Option<String>,
     window: Duration,
     headers: Headers,
+    durable: Option<Durable>,
 }
 
 /// When a message is to be served.
@@ -116,7 +120,30 @@ impl<'a, T> Message<'a, T> {
             key: None,
             window: WINDOW,
             headers: Headers::new(),
+            durable: None,
         }
+    }
+
+    /// Waits until so many replicas have it, for at most `timeout`, 1 ms to 1 h, beyond the deadline. Where
+    /// the server has an append-only file and knows WAITAOF (from Redis 7.2 and Valkey 7.2 on), it waits
+    /// until it is on the disk of the server and of those replicas; otherwise until they have it in memory.
+    /// Defaults to waiting for neither.
+    ///
+    /// Too few in that time is [`NotYetSafe`](crate::Error::NotYetSafe): then it is delivered all the same.
+    /// Such calls have a connection of their own, on which one waits behind the other; what tasks deliver
+    /// at the same time goes out together.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use fairlane::{Broker, Message, Replicas};
+    /// # async fn example(broker: Broker, order: serde_json::Value) -> fairlane::Result<()> {
+    /// let order = Message::new(&order).durable(Replicas(1), Duration::from_millis(500));
+    /// assert!(broker.deliver(order).await?.replicas >= Some(1));
+    /// # Ok(()) }
+    /// ```
+    pub fn durable(mut self, replicas: Replicas, timeout: Duration) -> Self {
+        self.durable = Some(Durable::new(replicas, timeout));
+        self
     }
 
     /// Whose it is: 1 to 512 bytes, whatever they are. Defaults to what the broker's closure gives.
@@ -281,6 +308,7 @@ pub(crate) struct Ready {
     /// How it is delivered, as `Message::manner` writes it down.
     pub(crate) how: String,
     pub(crate) keyed: bool,
+    pub(crate) durable: Option<Durable>,
 }
 
 type Label<T> = Arc<dyn Fn(&T) -> String + Send + Sync>;
@@ -361,6 +389,8 @@ impl<T> Form<T> {
         };
         let (how, mut front) = message.manner(core.now())?;
         let keyed = message.key.is_some();
+        let durable = message.durable;
+        durable.map_or(Ok(()), Durable::check)?;
         let mut facet = label(message.facet, &self.facet);
         let mut topic = label(message.topic, &self.topic);
         if facet.is_none() || topic.is_none() {
@@ -376,7 +406,7 @@ impl<T> Form<T> {
             front.extend_from_slice(&body);
         }
         let body = if front.is_empty() { body } else { front };
-        Ok(Ready { facet, topic, body, how, keyed })
+        Ok(Ready { facet, topic, body, how, keyed, durable })
     }
 }
 

@@ -52,10 +52,10 @@ impl Outcome {
 
     fn settling(&self) -> Result<Settling, Invalid> {
         Ok(match self {
-            Self::Ack => Settling::Ack { cost: None },
+            Self::Ack => Settling::Ack { cost: None, durable: None },
             Self::AckCost(cost) => {
                 check_cost(*cost)?;
-                Settling::Ack { cost: Some(*cost) }
+                Settling::Ack { cost: Some(*cost), durable: None }
             }
             Self::Retry(Duration::ZERO) => NACK,
             Self::Retry(after) => {

@@ -3,21 +3,23 @@
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use redis::{Cmd, Value};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     Error, MessageId,
     connection::{Connection, Repeat, Reply},
     core::{Testing, read},
     deliver::Deliveries,
-    error::Result,
+    durable::Durable,
+    error::{Result, chain},
     keys::Keys,
     layout::Layout,
+    link::Link,
     routes::Routes,
     scripts::{self, Script},
     serve::Takes,
@@ -31,6 +33,9 @@ pub(crate) struct Partition {
     /// How many there are, and the layout of their keys.
     pub(crate) layout: Layout,
     pub(crate) connection: Connection,
+    /// That of the calls that wait until what they did is durable: they hold up what comes behind
+    /// them. Made by the first of them.
+    durable: Connection,
     pub(crate) keys: Keys,
     pub(crate) testing: Arc<Testing>,
     /// Calls that are about to go out.
@@ -48,14 +53,17 @@ impl Partition {
     pub(crate) fn new(
         place: u64,
         layout: Layout,
-        connection: Connection,
+        link: Link,
+        deadline: Duration,
         keys: Keys,
         testing: Arc<Testing>,
     ) -> Self {
+        let link = Arc::new(link);
         Self {
             place,
             layout,
-            connection,
+            connection: Connection::new(link.clone(), deadline),
+            durable: Connection::new(link, deadline),
             keys,
             testing,
             deliveries: Deliveries::of_a_part(),
@@ -109,7 +117,29 @@ impl Partition {
         repeat: Repeat,
         end: Instant,
     ) -> Result<Reply> {
-        self.connection.call(command, Some(self.script(script)), repeat, end).await
+        self.connection.call(command, Some(self.script(script)), repeat, end, None).await
+    }
+
+    /// Calls a script that is one of several that have a deadline together, and waits until what it
+    /// did is durable, if it shall be: for so long beyond the deadline.
+    pub(crate) async fn call_durably(
+        &self,
+        script: &Script,
+        command: &Cmd,
+        repeat: Repeat,
+        end: Instant,
+        durable: Option<Durable>,
+    ) -> Result<Reply> {
+        let Some(asked) = durable else {
+            return self.call_until(script, command, repeat, end).await;
+        };
+        let end = end + asked.timeout;
+        self.durable.call(command, Some(self.script(script)), repeat, end, durable).await
+    }
+
+    /// Sends a command that changes nothing.
+    pub(crate) async fn ask(&self, command: &Cmd, end: Instant) -> Result<Value> {
+        Ok(self.connection.call(command, None, Repeat::Safe, end, None).await?.value)
     }
 
     fn script<'a>(&'a self, script: &'a Script) -> &'a Script {
@@ -118,8 +148,8 @@ impl Partition {
 
     /// Checks that the server is of a kind that this version works with.
     pub(crate) async fn check_server(&self, end: Instant) -> Result<()> {
-        let hello = self.connection.call(&redis::cmd("HELLO"), None, Repeat::Safe, end).await?;
-        let said: Vec<(String, Value)> = read(hello.value)?;
+        let hello = self.ask(&redis::cmd("HELLO"), end).await?;
+        let said: Vec<(String, Value)> = read(hello)?;
         let field = |name| said.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let version: String = field("version").map_or_else(|| Ok(String::new()), read)?;
         let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
@@ -127,6 +157,34 @@ impl Partition {
             return Err(Error::unsupported_server(format!("Redis {version}")));
         }
         Ok(())
+    }
+
+    /// Warns of what makes the server less safe than it could be, as far as it says it.
+    pub(crate) async fn warn(&self, end: Instant) {
+        let mut command = redis::cmd("INFO");
+        command.arg("memory").arg("persistence");
+        let info = match self.ask(&command, end).await.and_then(read::<String>) {
+            Ok(info) => info,
+            Err(error) => {
+                let error = chain(&error);
+                debug!(target: "fairlane", %error, "the server does not say how it is set up");
+                return;
+            }
+        };
+        let field = |name| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let address = &*self.connection.link.address();
+        if let Some(policy) = field("maxmemory_policy").filter(|policy| *policy != "noeviction") {
+            warn!(
+                target: "fairlane", address, policy,
+                "Redis may evict messages when it is full: set maxmemory-policy to noeviction"
+            );
+        }
+        if field("aof_enabled") == Some("0") {
+            warn!(
+                target: "fairlane", address,
+                "a crash of Redis loses what came since its last snapshot: set appendonly to yes"
+            );
+        }
     }
 
     /// The layout of the keys that are there, none when there are none; writes down this one where

@@ -62,8 +62,7 @@ pub(crate) async fn spread(core: &Core, name: &str, pattern: Option<&str>) -> Re
         core.others(|partition| set(partition, name, pattern.as_deref())).await?;
         let mut command = redis::cmd("HGET");
         command.arg(first.keys.routes()).arg(name);
-        let reply = first.connection.call(&command, None, Repeat::Safe, core.end()).await?;
-        let now: Option<String> = read(reply.value)?;
+        let now: Option<String> = read(first.ask(&command, core.end()).await?)?;
         if now == pattern {
             break;
         }

@@ -9,6 +9,7 @@ use crate::{
     Error, Token,
     connection::Repeat,
     core::{Core, read},
+    durable::Durable,
     error::{Cause, Result, runtime_ended, unexpected},
     gather::{Gather, Reply},
     keys::Places,
@@ -24,8 +25,9 @@ const MOST: usize = 1000;
 /// What to do with a lease.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Settling {
-    /// `cost`: what it was, where that is not what it was delivered with.
-    Ack { cost: Option<f64> },
+    /// `cost`: what it was, where that is not what it was delivered with. `durable`: when it is as good
+    /// as done.
+    Ack { cost: Option<f64>, durable: Option<Durable> },
     /// `counted`: whether it was an attempt, as it is when somebody saw the message. `after`: when it
     /// is served again; none for next of its facet.
     Nack { counted: bool, after: Option<Duration> },
@@ -40,7 +42,7 @@ pub(crate) enum Settling {
 /// The lease was of a message that was seen, and is the next of its facet again.
 pub(crate) const NACK: Settling = Settling::Nack { counted: true, after: None };
 /// It is done, and cost what was thought.
-pub(crate) const ACK: Settling = Settling::Ack { cost: None };
+pub(crate) const ACK: Settling = Settling::Ack { cost: None, durable: None };
 
 impl Settling {
     fn script(&self) -> &'static Script {
@@ -53,6 +55,13 @@ impl Settling {
         }
     }
 
+    fn durable(&self) -> Option<Durable> {
+        match self {
+            Self::Ack { durable, .. } => *durable,
+            _ => None,
+        }
+    }
+
     /// Whether it puts messages at the front of their facets.
     pub(crate) fn to_front(&self) -> bool {
         matches!(self, Self::Nack { after: None, .. } | Self::HoldFacet { .. })
@@ -61,7 +70,7 @@ impl Settling {
     /// Adds what the script wants to know before the leases.
     fn say(&self, command: &mut Cmd) {
         match self {
-            Self::Ack { cost } => {
+            Self::Ack { cost, .. } => {
                 command.arg(cost.map(|cost| cost.to_string()).unwrap_or_default());
             }
             Self::Nack { counted, after } => {
@@ -79,7 +88,7 @@ impl Settling {
 }
 
 /// Acks of concurrent tasks, on their way out.
-pub(crate) type Acks = Gather<(), Token, Result<()>>;
+pub(crate) type Acks = Gather<Option<Durable>, Token, Result<()>>;
 
 impl Acks {
     pub(crate) fn of_a_part() -> Arc<Self> {
@@ -88,18 +97,28 @@ impl Acks {
 }
 
 /// Acks a lease, together with those that other tasks ack at the same time.
-pub(crate) async fn ack_one(core: &Arc<Core>, token: &Token) -> Result<()> {
+pub(crate) async fn ack_one(
+    core: &Arc<Core>,
+    token: &Token,
+    durable: Option<Durable>,
+) -> Result<()> {
+    durable.map_or(Ok(()), Durable::check)?;
     let partition = core.of_message(token.id);
-    let shared = partition.clone();
-    let acking =
-        partition.acks.join((), 1, token.clone(), false, |callers| together(shared, callers));
+    let (shared, how) = (partition.clone(), Settling::Ack { cost: None, durable });
+    let acking = partition
+        .acks
+        .join(durable, 1, token.clone(), false, |callers| together(shared, how, callers));
     acking.await.unwrap_or_else(|| Err(runtime_ended()))
 }
 
-async fn together(partition: Arc<Partition>, mut callers: Vec<(Token, Reply<Result<()>>)>) {
+async fn together(
+    partition: Arc<Partition>,
+    how: Settling,
+    mut callers: Vec<(Token, Reply<Result<()>>)>,
+) {
     callers.sort_by(|(a, _), (b, _)| a.by_lease(b));
     let (tokens, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let settled = settle_some_apart(&partition, &ACK, &tokens).await;
+    let settled = settle_some_apart(&partition, &how, &tokens).await;
     for (token, outcome) in tokens.iter().zip(&settled) {
         if let Err(Error::LeaseLost(_)) = outcome {
             metrics::lost(&partition, &token.queue);
@@ -234,11 +253,18 @@ async fn some(
         let numbers = group.iter().map(|token| partition.number(token.id));
         command.arg(numbers.collect::<Vec<_>>());
     }
-    let reply = partition.call(script, &command, Repeat::Safe).await?;
+    let (end, durable) = (partition.connection.end(), how.durable());
+    let reply = partition.call_durably(script, &command, Repeat::Safe, end, durable).await?;
     let (left, lost_places) = read_settled(reply.value, tokens.len())?;
     metrics::settled(partition, how, tokens, left, &lost_places);
     lost.extend(lost_places.into_iter().map(|place| (place, reply.repeated)));
-    Ok(left)
+    match durable.zip(reply.confirmed) {
+        // What was lost was not done.
+        Some((durable, confirmed)) if !durable.is_met(&confirmed) && lost.len() < tokens.len() => {
+            Err(durable.unmet(confirmed))
+        }
+        _ => Ok(left),
+    }
 }
 
 /// Reads how many of the tokens are left, and the places of those that were lost, counted from 1.
