@@ -5,7 +5,7 @@ WITH_SERVER = server=$$(tools/redis-server.sh) && $${server:+env FAIRLANE_SERVER
 # What a script may use without `local`: what Redis gives it.
 LUA_GLOBALS = redis KEYS ARGV tonumber type pcall ipairs pairs next unpack math string table
 
-.PHONY: help demo test test-matrix ci bench lua deny server
+.PHONY: help demo test test-matrix ci bench fuzz lua deny server
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,8 @@ ci: lua deny ## runs all that has to pass before a change goes in
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --lib --no-default-features -- -D warnings
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	RUSTFLAGS="--cfg fuzzing" cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --all-features
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --no-default-features
 	$(MAKE) test
@@ -35,6 +37,10 @@ ci: lua deny ## runs all that has to pass before a change goes in
 
 bench: ## measures cost, latency and fairness, on a server of its own
 	@$(WITH_SERVER) cargo bench --bench bench
+
+# FOR is in seconds, and for each of them.
+fuzz: ## fuzzes what reads messages, replies and tokens, for a short time (FOR=20)
+	@tools/fuzz.sh $(or $(FOR),20)
 
 # The bytecode of Lua 5.1, which Redis runs, names each global: one that is not of Redis is a missing `local`.
 lua: ## checks the format of the scripts, and that they have no globals

@@ -21,6 +21,9 @@ mod embedded;
 mod ended;
 mod error;
 mod facet;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 mod health;
 mod in_hand;
