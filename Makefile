@@ -5,13 +5,16 @@ WITH_SERVER = server=$$(tools/redis-server.sh) && $${server:+env FAIRLANE_SERVER
 # What a script may use without `local`: what Redis gives it.
 LUA_GLOBALS = redis KEYS ARGV tonumber type pcall ipairs pairs next unpack math string table
 
-.PHONY: help demo test test-matrix ci bench fuzz lua deny server
+.PHONY: help demo demo-cluster test test-matrix ci bench fuzz lua deny server
 
 help: ## lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: ## runs the quick start on a server of its own
 	@$(WITH_SERVER) cargo run --release --example quickstart
+
+demo-cluster: ## starts a cluster of three primaries, and kills one while it is at work
+	@$(WITH_SERVER) cargo run --release --features cluster,testing --example cluster
 
 test: ## runs all tests, those of the documentation too
 	@tools/tmux.sh

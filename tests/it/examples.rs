@@ -65,6 +65,22 @@ fn the_quick_start_shows_that_quiet_carriers_wait_turns_and_not_the_loud_ones_ba
 }
 
 #[test]
+fn the_cluster_serves_all_tenants_in_fair_turns_while_a_primary_dies() {
+    let text = example("cluster");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[0], "12 partitions are on 3 nodes.");
+    assert_eq!(
+        lines[1],
+        "3300 orders were delivered: 3000 of a loud tenant, 10 each of 30 quiet ones."
+    );
+    assert_eq!(lines[2..4], ["One of the primaries was killed.", "All 3300 were done."]);
+    let last = lines[4].strip_prefix("The last of a quiet tenant was number ").unwrap();
+    let last: u64 = last.split(',').next().unwrap().parse().unwrap();
+    // Ten rounds of 31 tenants are 310; while a worker waits for what dies, others may go on.
+    assert!(last < 500, "{text}");
+}
+
+#[test]
 fn the_listener_prints_what_matches_its_glob() {
     assert_eq!(
         example("listen"),
