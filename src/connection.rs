@@ -53,7 +53,7 @@ pub(crate) struct Reply {
     pub(crate) confirmed: Option<Confirmed>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Connection {
     pub(crate) link: Arc<Link>,
     /// The longest that a call may take.
@@ -69,6 +69,8 @@ struct State {
     seen: Mutex<Seen>,
     /// Counts the connections that fell silent.
     silences: watch::Sender<u64>,
+    /// Whether a task makes a new one, though no call asks for it.
+    reviving: AtomicBool,
 }
 
 /// What was seen of the connections so far.
@@ -104,6 +106,17 @@ struct Live {
     _heartbeat: Arc<Heartbeat>,
 }
 
+/// A task that makes a new connection. Dropped, it says that it has ended.
+struct Reviving(Weak<State>);
+
+impl Drop for Reviving {
+    fn drop(&mut self) {
+        if let Some(state) = self.0.upgrade() {
+            state.reviving.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Ends the heartbeat of a connection that nobody uses any more.
 #[derive(Debug)]
 struct Heartbeat(AbortHandle);
@@ -135,6 +148,7 @@ impl Connection {
             connecting: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             silences: watch::Sender::new(0),
+            reviving: AtomicBool::new(false),
         };
         Self { link, deadline, state: Arc::new(state) }
     }
@@ -151,6 +165,28 @@ impl Connection {
     /// Tells when a connection falls silent: others that lead the same way may be, too.
     pub(crate) fn silences(&self) -> watch::Receiver<u64> {
         self.state.silences.subscribe()
+    }
+
+    /// That there is no connection now, if so: one is made meanwhile. For who has others to turn to.
+    pub(crate) fn is_away(&self) -> Option<Error> {
+        if self.state.current().is_some() {
+            return None;
+        }
+        if !self.state.reviving.swap(true, Ordering::Relaxed) {
+            let (link, deadline, state) =
+                (self.link.clone(), self.deadline, Arc::downgrade(&self.state));
+            tokio::spawn(async move {
+                let _reviving = Reviving(state.clone());
+                while let Some(state) = state.upgrade() {
+                    let connection = Self { link: link.clone(), deadline, state };
+                    if connection.live().await.is_ok() {
+                        return;
+                    }
+                }
+            });
+        }
+        let cause = self.seen().error;
+        Some(Error::NotSent(cause.unwrap_or_else(|| Cause::timeout("no connection yet"))))
     }
 
     /// Sends a command, the EVALSHA of `script` where there is one, and does whatever it takes

@@ -19,6 +19,9 @@ use crate::{
     work::{Returned, Work, caught, text_of},
 };
 
+/// After what time it is tried again to settle in a partition that was away.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// A message whose handler has ended.
 pub(crate) struct Ended<T> {
     pub(crate) delivery: Arc<Delivery<T>>,
@@ -28,6 +31,8 @@ pub(crate) struct Ended<T> {
     pub(crate) took: Duration,
     /// Whether it may be settled already, by a call that had no answer.
     pub(crate) doubtful: bool,
+    /// When it is tried again, where others are not held up by that.
+    pub(crate) again_at: Option<Instant>,
 }
 
 impl<T> Ended<T> {
@@ -41,6 +46,7 @@ impl<T> Ended<T> {
             settling,
             took,
             doubtful: false,
+            again_at: None,
         }
     }
 }
@@ -65,7 +71,8 @@ impl<T: Send + Sync + 'static> Work<T> {
         let outcome = outcome.unwrap_or_else(Outcome::Fail);
         let (outcome, settling) = outcome.checked();
         metrics::handled(&delivery, &outcome, took, self.worker.facets);
-        let ended = Ended { delivery, span, outcome, settling, took, doubtful: false };
+        let ended =
+            Ended { delivery, span, outcome, settling, took, doubtful: false, again_at: None };
         match lost {
             true => self.over(ended, None),
             false => self.ended.push(ended),
@@ -83,7 +90,9 @@ impl<T: Send + Sync + 'static> Work<T> {
         // It has come, and must not wake anybody up while this call is under way.
         self.settle_at = None;
         let mut groups: Vec<Vec<Ended<T>>> = Vec::new();
-        for ended in take(&mut self.ended) {
+        let now = Instant::now();
+        let due = |ended: &mut Ended<T>| ended.again_at.is_none_or(|at| at <= now);
+        for ended in self.ended.extract_if(.., due) {
             match groups.iter_mut().find(|group| group[0].settling == ended.settling) {
                 Some(group) => group.push(ended),
                 None => groups.push(vec![ended]),
@@ -94,6 +103,9 @@ impl<T: Send + Sync + 'static> Work<T> {
         for group in &mut groups {
             let order = if group[0].settling.to_front() { Token::by_id } else { Token::by_lease };
             group.sort_by(|a, b| order(a.delivery.token(), b.delivery.token()));
+        }
+        if groups.is_empty() {
+            return;
         }
         let token = |ended: &Ended<T>| ended.delivery.token().clone();
         let calls = groups.iter().map(|group| {
@@ -106,6 +118,15 @@ impl<T: Send + Sync + 'static> Work<T> {
         self.in_settling = groups.into_iter().flatten().collect();
     }
 
+    /// When there is something to be settled that was put off.
+    pub(crate) fn settle_again(&self) -> Option<Instant> {
+        if self.settling.is_some() {
+            return None;
+        }
+        let all = self.settle_at.filter(|_| !self.ended.is_empty());
+        self.ended.iter().filter_map(|ended| ended.again_at).chain(all).min()
+    }
+
     pub(crate) fn settled(&mut self, outcomes: Vec<Result<()>>) {
         let (now, mut again) = (std::time::Instant::now(), false);
         for (mut ended, outcome) in take(&mut self.in_settling).into_iter().zip(outcomes) {
@@ -114,8 +135,12 @@ impl<T: Send + Sync + 'static> Work<T> {
                 // Redis is away, or busy: again, as long as the lease can be there.
                 Err(error) if there && passes(&error) && !error.is_of_one() => {
                     ended.doubtful |= matches!(error, Error::MaybeApplied(_));
+                    match self.worker.core.partitions.len() {
+                        1 => again = true,
+                        // What others have goes on.
+                        _ => ended.again_at = Some(Instant::now() + AGAIN),
+                    }
                     self.ended.push(ended);
-                    again = true;
                 }
                 Err(Error::LeaseLost(_)) if ended.doubtful => {
                     let cause = Cause::new("a call without a reply may have settled it before");

@@ -89,7 +89,7 @@ impl<T: Send + Sync + 'static> Work<T> {
             let end = Instant::from_std(in_hand.delivery.expires_at());
             if self.extending.is_some() { end } else { in_hand.extend_at.min(end) }
         });
-        leases.chain(self.settle_at.filter(|_| !self.ended.is_empty())).min()
+        leases.chain(self.settle_again()).min()
     }
 
     /// Tells the handlers whose leases have ended.

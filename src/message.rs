@@ -33,7 +33,7 @@ const MOST_HEADERS: usize = 16 << 10;
 /// What goes with a body: names and values, of which fairlane reads none.
 pub type Headers = BTreeMap<String, String>;
 
-/// The number of a message, unique in its namespace; a later delivery has a larger one.
+/// The number of a message, unique in its namespace. Of one facet, a later delivery has a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(pub(crate) u64);
 

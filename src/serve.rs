@@ -24,6 +24,8 @@ use crate::{
     wait::{Turn, Waiter},
 };
 
+/// How long one that waits leaves a partition alone that is away.
+const AWAY: Duration = Duration::from_millis(500);
 /// The longest wait.
 pub(crate) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -78,6 +80,7 @@ pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
     let waits = !order.wait.is_zero() && order.most > 0;
     let mut waiters: Vec<Waiter> = Vec::new();
     let (mut missing, mut away) = (None, None);
+    let (several, mut skipped) = (core.partitions.len() > 1, Vec::new());
     let queues = order.source.queues();
     for queue in &queues {
         let mut served = Unclaimed::new(core, Some(queue), Vec::new(), order);
@@ -91,7 +94,14 @@ pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
             let quiet = line.as_ref().is_some_and(|line| line.is_quiet());
             let mut asked = None;
             if !quiet {
-                match ask(core, partition, queue, order, left).await {
+                let asking = match away_from(core, partition) {
+                    Some(error) => {
+                        skipped.push((partition, queue));
+                        Err(error)
+                    }
+                    None => ask(core, partition, queue, order, left).await,
+                };
+                match asking {
                     Ok((some, next)) => {
                         served.add(some);
                         // More is there than was asked for, or than one take gives.
@@ -106,6 +116,8 @@ pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
                     }
                     Err(error @ Error::NoSuchQueue(_)) => missing = missing.or(Some(error)),
                     Err(error) if waits && passes(&error, order) => away = Some(error),
+                    // Others may have something.
+                    Err(error @ Error::NotSent(_)) if several => away = Some(error),
                     Err(error) => return Err(error),
                 }
             }
@@ -114,6 +126,17 @@ pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
         if !served.taken.is_empty() {
             return Ok(First::Served(served));
         }
+    }
+    // Where nothing else was to be had, what is away is waited for.
+    for (partition, queue) in skipped.into_iter().filter(|_| !waits) {
+        let (served, _) = ask(core, partition, queue, order, order.most(queue)).await?;
+        if !served.taken.is_empty() {
+            return Ok(First::Served(served));
+        }
+        away = None;
+    }
+    if let Some(error) = away.take_if(|_| !waits) {
+        return Err(error);
     }
     match missing {
         Some(error) => Err(error),
@@ -171,6 +194,13 @@ impl Waiting {
                     None => break,
                 },
             };
+            if let Some(error) = away_from(core, &waiter.partition) {
+                // It holds up none of the others.
+                turn.over(Next::In(AWAY));
+                away = Some(error);
+                standing[place] = Some(stand(waiter));
+                continue;
+            }
             let most = order.most(turn.queue());
             match ask(core, &waiter.partition, turn.queue(), order, most).await {
                 Ok((served, next)) => {
@@ -197,6 +227,11 @@ impl Waiting {
         }
         away.map_or(Ok(nothing), Err)
     }
+}
+
+/// That a partition is away, where there are others to turn to.
+fn away_from(core: &Core, partition: &Partition) -> Option<Error> {
+    if core.partitions.len() == 1 { None } else { partition.connection.is_away() }
 }
 
 /// Whether one that waits may go on after this. What may have been pulled is gone, and the caller

@@ -127,8 +127,8 @@ async fn together(
     replies.into_iter().zip(settled).for_each(|(reply, outcome)| reply.give(outcome));
 }
 
-/// Settles leases together, and says what became of each: one is not refused for another's fault. Who
-/// calls it counts those that were lost.
+/// Settles leases together, and says what became of each: one is not refused for another's fault, and
+/// none waits for a partition that is away. Who calls it counts those that were lost.
 pub(crate) async fn settle_apart(core: &Core, how: &Settling, tokens: &[Token]) -> Vec<Result<()>> {
     if let [partition] = &*core.partitions {
         return settle_some_apart(partition, how, tokens).await;
@@ -136,7 +136,10 @@ pub(crate) async fn settle_apart(core: &Core, how: &Settling, tokens: &[Token]) 
     let parts = core.apart(tokens, |token| core.of_message(token.id));
     let settling = parts.into_iter().map(async |(partition, places)| {
         let some: Vec<_> = places.iter().map(|place| tokens[*place].clone()).collect();
-        let settled = settle_some_apart(partition, how, &some).await;
+        let settled = match partition.connection.is_away() {
+            Some(error) => vec![Err(error); some.len()],
+            None => settle_some_apart(partition, how, &some).await,
+        };
         places.into_iter().zip(settled).collect::<Vec<_>>()
     });
     let mut settled: Vec<_> = join_all(settling).await.into_iter().flatten().collect();

@@ -180,10 +180,11 @@ impl<T: Send + Sync + 'static> Work<T> {
             || !matches!(self.taking, Taking::No)
         {
             self.settle();
+            let again = self.settle_again();
             tokio::select! {
                 taken = self.taking.next() => self.taken(taken),
                 outcomes = next(&mut self.settling) => self.settled(outcomes),
-                () = until(self.settle_at) => self.settle_at = None,
+                () = until(again) => self.settle_at = None,
                 () = sleep_until(end) => break,
             }
         }

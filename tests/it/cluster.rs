@@ -272,3 +272,97 @@ async fn a_cluster_that_has_lost_a_slot_refuses_and_comes_back() {
     }
     assert!(queue.stats().await.unwrap().waiting >= 8);
 }
+
+#[tokio::test]
+async fn while_a_partition_is_away_workers_serve_the_others_as_fast_as_before() {
+    let cluster = TestCluster::start(3).await.unwrap();
+    for node in cluster.nodes() {
+        // Otherwise all of it is down when a slot is.
+        let client = redis::Client::open(("127.0.0.1", cluster.port(node))).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd("CONFIG");
+        command.arg(&["SET", "cluster-require-full-coverage", "no"]);
+        command.exec_async(&mut connection).await.unwrap();
+    }
+    let broker = builder(&cluster).partitions(6).heartbeat(SECOND).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let dead = cluster.primary_of(slot(&cluster, "shop:0").await).await.unwrap();
+    // Of each partition something is in a hand when its node dies, and something waits.
+    for n in 0..400 {
+        broker.deliver(&message(&format!("f{n}"), "t", n)).await.unwrap();
+    }
+    let alive = |id: fairlane::MessageId| (id.to_string().parse::<u16>().unwrap() % 6) as usize;
+    let mut there = Vec::new();
+    for place in 0..6 {
+        let node =
+            cluster.primary_of(slot(&cluster, &format!("shop:{place}")).await).await.unwrap();
+        there.push(node != dead);
+    }
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let worker = queue.worker(move |delivery| {
+        let told = told.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            told.send((alive(delivery.id()), Instant::now())).unwrap();
+            Ok::<_, std::convert::Infallible>(())
+        }
+    });
+    let stop = fairlane::CancellationToken::new();
+    let working = worker.concurrency(4).stop_on(stop.clone()).signals(false).run();
+    let working = tokio::spawn(working);
+    for _ in 0..40 {
+        heard.recv().await.unwrap();
+    }
+    cluster.kill(dead).await.unwrap();
+    let killed = Instant::now();
+    let (mut served, mut last) = (0, killed);
+    let mut longest = Duration::ZERO;
+    let left = 150;
+    while served < left {
+        let (place, at) = heard.recv().await.unwrap();
+        if there[place] {
+            served += 1;
+            longest = longest.max(at.saturating_duration_since(last));
+            last = at;
+        }
+    }
+    println!("{left} others in {:?}, the longest pause {longest:?}", killed.elapsed());
+    // Alone they take 0.75 s.
+    assert!(killed.elapsed() < 3 * SECOND, "{:?}", killed.elapsed());
+    assert!(longest < SECOND, "{longest:?}");
+    // One that waits for what comes to the others, too.
+    while served < there.iter().filter(|there| **there).count() * 90 {
+        if tokio::time::timeout(SECOND, heard.recv()).await.is_err() {
+            break;
+        }
+        served += 1;
+    }
+    let mut quick = 0;
+    for n in 0..40 {
+        let body = message(&format!("f{n}"), "t", 1000 + n);
+        let sent = Instant::now();
+        let broker = broker.clone();
+        let sending = tokio::time::timeout(SECOND, async move { broker.deliver(&body).await });
+        if sending.await.is_ok_and(|sent| sent.is_ok()) {
+            heard.recv().await.unwrap();
+            assert!(sent.elapsed() < SECOND, "{:?}", sent.elapsed());
+            quick += 1;
+        }
+        if quick == 5 {
+            break;
+        }
+    }
+    assert_eq!(quick, 5);
+    cluster.launch(dead).await.unwrap();
+    cluster.agreed().await.unwrap();
+    // What was in the hand of the worker comes back, or is settled; what waits there is served.
+    until("all is served", || async {
+        let stats = queue.stats().await.unwrap();
+        stats.waiting == 0 && stats.leased == 0
+    })
+    .await;
+    stop.cancel();
+    let report = working.await.unwrap().unwrap();
+    println!("{report:?}");
+    assert_eq!(report.panicked, 0);
+}
