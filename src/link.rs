@@ -87,7 +87,7 @@ impl Settings {
 /// How the server is found.
 #[derive(Clone)]
 pub(crate) enum Way {
-    Server(ConnectionInfo),
+    Server(Arc<ConnectionInfo>),
     #[cfg(feature = "cluster")]
     Cluster(Arc<Cluster>),
     #[cfg(feature = "sentinel")]
@@ -98,7 +98,7 @@ impl Way {
     pub(crate) fn new(address: Address, settings: &Arc<Settings>) -> Self {
         let _ = settings; // Of one server nothing else has to be asked.
         match address {
-            Address::Server(server) => Self::Server(server),
+            Address::Server(server) => Self::Server(Arc::new(server)),
             #[cfg(feature = "cluster")]
             Address::Cluster(seeds) => {
                 Self::Cluster(Arc::new(Cluster::new(settings.clone(), seeds)))
@@ -175,7 +175,7 @@ impl Link {
     async fn server(&self) -> Result<ConnectionInfo, RedisError> {
         let mut last = Last::default();
         let server = match &self.way {
-            Way::Server(server) => server.clone(),
+            Way::Server(server) => ConnectionInfo::clone(server),
             #[cfg(feature = "cluster")]
             Way::Cluster(cluster) => {
                 let (server, map) = cluster.node(self.slot).await?;

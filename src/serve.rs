@@ -266,7 +266,8 @@ async fn first_turn(standing: &mut [Option<Standing>]) -> (usize, Waiter, Result
 /// What concurrent tasks take from a queue in the same way, on its way: the messages that each
 /// asks for. Each gets some, when there is more, and by how much the round of turns has gone with
 /// that.
-pub(crate) type Takes = Gather<(Arc<str>, Option<Duration>), usize, Result<(Unclaimed, Next, f64)>>;
+pub(crate) type Takes = Gather<(Arc<str>, Option<Duration>), usize, Asked>;
+type Asked = Result<(Unclaimed, Next, f64)>;
 
 impl Takes {
     pub(crate) fn of_a_part() -> Arc<Self> {
@@ -305,7 +306,7 @@ async fn together(
     partition: Arc<Partition>,
     queue: Arc<str>,
     length: Option<Duration>,
-    callers: Vec<(usize, Reply<Result<(Unclaimed, Next, f64)>>)>,
+    callers: Vec<(usize, Reply<Asked>)>,
 ) {
     let mut callers = VecDeque::from(callers);
     let leased = length.is_some();

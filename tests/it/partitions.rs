@@ -133,7 +133,7 @@ async fn weights_hold_over_all_partitions_however_unevenly_facets_are_spread() {
     for facet in weights.keys() {
         deliver(&space.broker, facet, 500).await;
     }
-    let one = evenness(&[queue.clone()], &weights, 3000, 1).await;
+    let one = evenness(std::slice::from_ref(&queue), &weights, 3000, 1).await;
     let others: Vec<_> = [space.another().await, space.another().await, space.another().await]
         .iter()
         .map(|broker| broker.queue("q"))
@@ -447,7 +447,8 @@ async fn two_who_change_a_route_at_the_same_time_leave_the_same_in_all_partition
         let (a, b) = (format!("^a{round}$"), format!("^b{round}$"));
         let (first, second) =
             tokio::join!(space.broker.register_queue("r", &a), other.register_queue("r", &b));
-        (first.unwrap(), second.unwrap());
+        first.unwrap();
+        second.unwrap();
         let mut all = BTreeSet::new();
         for place in 0..4 {
             let at = format!("{{{}:{place}}}:routes", space.name);
