@@ -8,6 +8,7 @@ use crate::{
     Broker, Credentials, Error, Invalid,
     address::Address,
     core::{Core, Kept, Testing},
+    credentials::Current,
     error::Result,
     keys::Keys,
     layout::{Layout, MOST_PARTITIONS},
@@ -30,7 +31,9 @@ pub struct BrokerBuilder<T = Value> {
     max_body: usize,
     deadline: Duration,
     heartbeat: Duration,
-    settings: Settings,
+    credentials: Option<Current>,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::Tls>,
     testing: Testing,
 }
 
@@ -55,6 +58,13 @@ impl Source {
             #[cfg(all(unix, feature = "testing"))]
             Self::Running(server) => Ok((Address::Server(server.address()?), Some(server))),
         }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Source {
+    fn is_tls(&self) -> bool {
+        matches!(self, Self::Url(url) if url.starts_with("rediss"))
     }
 }
 
@@ -90,7 +100,9 @@ impl<T> BrokerBuilder<T> {
             max_body: 1 << 20,
             deadline: Duration::from_secs(5),
             heartbeat: Duration::from_secs(5),
-            settings: Settings::default(),
+            credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             testing: Testing::default(),
         }
     }
@@ -239,7 +251,9 @@ impl<T> BrokerBuilder<T> {
     /// Who this broker is for Redis, in place of what the URL says. `current` gives the credentials
     /// that are good now: it is asked for each new connection, and twice in each
     /// [`heartbeat`](Self::heartbeat) whether they are others by now; then connections that are there
-    /// tell Redis, too. So it should keep them, not fetch them.
+    /// tell Redis, too. (One that waits for messages tells it when it has waited, for 5 seconds at most.)
+    /// So it should keep them, not fetch them. What Redis does not take is logged, and told again each time;
+    /// for a new connection it is [`Denied`](crate::Error::Denied).
     ///
     /// ```no_run
     /// # use fairlane::{Broker, Credentials};
@@ -258,7 +272,31 @@ impl<T> BrokerBuilder<T> {
         mut self,
         current: impl Fn() -> Credentials + Send + Sync + 'static,
     ) -> Self {
-        self.settings.credentials = Some(Arc::new(current));
+        self.credentials = Some(Arc::new(current));
+        self
+    }
+
+    /// Whom to trust by TLS, and how to show who this is. Redis has to be named by a URL of TLS:
+    /// `rediss://`, `rediss-cluster://` or `rediss-sentinel://`. It holds for all nodes of a cluster, and for
+    /// the sentinels. Defaults to `Tls::new()`: those that the machine trusts, and nothing to show. Needs the
+    /// cargo feature `tls`.
+    ///
+    /// ```no_run
+    /// # use fairlane::{Broker, Tls};
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tls = Tls::new()
+    ///     .authority(std::fs::read("ca.pem")?)
+    ///     .identity(std::fs::read("client.pem")?, std::fs::read("client.key")?);
+    /// let broker: Broker =
+    ///     Broker::builder().redis("rediss://redis.internal:6380").tls(tls).connect().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// What is no PEM, and a key that is not that of the certificate, is
+    /// [`Invalid`](crate::Error::Invalid) when it connects.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: crate::Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -327,9 +365,26 @@ impl<T> BrokerBuilder<T> {
         if partitions.is_some_and(|count| !(1..=MOST_PARTITIONS).contains(&count)) {
             return Err(Invalid::OutOfRange { what: "partitions", range: "1 to 256" }.into());
         }
+        #[cfg(feature = "tls")]
+        let certificates = self.tls.map(crate::Tls::certificates).transpose()?;
+        #[cfg(feature = "tls")]
+        match self.source.is_tls() {
+            true => crate::tls::provide(),
+            false if certificates.is_some() => {
+                let problem = "certificates are for TLS: it has to begin with rediss";
+                return Err(Invalid::Url { problem }.into());
+            }
+            false => {}
+        }
         metrics::describe();
         let (address, server) = self.source.open().await?;
-        let settings = Arc::new(Settings { patience: self.heartbeat / 2, ..self.settings });
+        let settings = Arc::new(Settings {
+            credentials: self.credentials,
+            #[cfg(feature = "tls")]
+            certificates,
+            // Half for the silence, half for the answer.
+            patience: self.heartbeat / 2,
+        });
         let way = Way::new(address, &settings);
         let (deadline, testing) = (self.deadline, Arc::new(self.testing));
         let partition = |place, layout, keys: Keys| {

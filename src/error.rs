@@ -247,6 +247,14 @@ pub enum Invalid {
         /// What is wrong with it. The URL itself is not repeated, since it may have a password.
         problem: &'static str,
     },
+    /// What was given for TLS.
+    #[error("the {what} for TLS cannot be used: {problem}")]
+    Tls {
+        /// `authority`, `certificate` or `key`.
+        what: &'static str,
+        /// What is wrong with it. It is not repeated, since it may be the key.
+        problem: &'static str,
+    },
     /// A setting for a queue that is not among those of the worker.
     #[error("the worker has no queue `{name}`")]
     NoSuchQueue {

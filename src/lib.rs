@@ -61,6 +61,8 @@ mod test_cluster;
 mod test_node;
 #[cfg(all(unix, feature = "testing"))]
 pub mod testing;
+#[cfg(feature = "tls")]
+mod tls;
 mod token;
 mod visits;
 mod wait;
@@ -87,6 +89,8 @@ pub use queues::Queues;
 pub use routes::Route;
 pub use settings::{Backoff, FacetSettings, Overflow, QueueSettings, Rate};
 pub use stats::{Cursor, FacetState, FacetStats, Gate, Peeked, Stats, Why};
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 pub use token::Token;
 pub use tokio_util::sync::CancellationToken;
 pub use worker::Worker;

@@ -6,7 +6,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::support::{self, Server, Space, free_port, message, run};
+use crate::support::{Server, Space, free_port, message, run};
 
 #[tokio::test]
 async fn user_password_and_database_come_from_the_url() {
@@ -114,7 +114,7 @@ async fn a_server_before_7_0_is_not_supported() {
 async fn a_layout_newer_than_the_client_is_refused_and_left_alone() {
     let space = Space::new().await;
     run::<()>(&["SET", &space.key("layout"), "2"]).await;
-    let refused = support::builder().await.namespace(&space.name).connect().await;
+    let refused = space.builder().connect().await;
     match refused {
         Err(Error::Unsupported { found, needed }) => {
             assert!(found.contains('2') && needed.contains("update fairlane"));
@@ -150,73 +150,4 @@ async fn an_url_that_cannot_be_used_is_not_repeated_in_the_error() {
     let error = refused.err().unwrap();
     assert!(matches!(error, Error::Invalid(Invalid::Url { .. })));
     assert!(!format!("{error:?} {error}").contains("hunter2"));
-}
-
-/// A server behind TLS, with a certificate that a new authority has signed: its port, and the
-/// authority's certificate.
-#[cfg(feature = "tls")]
-async fn behind_tls(server: &Server) -> (u16, String) {
-    use std::sync::Arc;
-    use tokio_rustls::{TlsAcceptor, rustls};
-
-    let mut authority = rcgen::CertificateParams::default();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let issuer =
-        rcgen::CertifiedIssuer::self_signed(authority, rcgen::KeyPair::generate().unwrap())
-            .unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let socket = server.socket();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, socket) = (acceptor.clone(), socket.clone());
-            tokio::spawn(async move {
-                // Who does not trust the certificate goes away here.
-                if let Ok(mut stream) = acceptor.accept(stream).await {
-                    let mut redis = tokio::net::UnixStream::connect(socket).await.unwrap();
-                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut redis).await;
-                }
-            });
-        }
-    });
-    (port, issuer.pem())
-}
-
-#[cfg(feature = "tls")]
-#[tokio::test]
-async fn a_rediss_url_connects_by_tls_to_whom_the_machine_trusts_and_to_nobody_else() {
-    if let Some(dir) = support::other_process() {
-        let url = std::fs::read_to_string(dir.join("url")).unwrap();
-        let broker = <Broker>::builder().redis(url).connect().await.unwrap();
-        broker.register_queue("q", ".").await.unwrap();
-        broker.deliver(&message("a", "t", 1)).await.unwrap();
-        assert!(broker.queue("q").pull().await.unwrap().is_some());
-        return;
-    }
-    let server = Server::start(&[]).await;
-    let (port, authority) = behind_tls(&server).await;
-    let url = format!("rediss://localhost:{port}");
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("url"), &url).unwrap();
-    std::fs::write(dir.path().join("ca.pem"), authority).unwrap();
-    let test =
-        "connect::a_rediss_url_connects_by_tls_to_whom_the_machine_trusts_and_to_nobody_else";
-    let mut trusting = support::another_process(test, dir.path());
-    trusting.env("SSL_CERT_FILE", dir.path().join("ca.pem"));
-    let status = tokio::task::spawn_blocking(move || trusting.status().unwrap()).await.unwrap();
-    assert!(status.success());
-    let refused =
-        <Broker>::builder().redis(url).deadline(Duration::from_millis(500)).connect().await;
-    assert!(matches!(refused, Err(Error::NotSent(_))), "{refused:?}");
 }

@@ -50,6 +50,8 @@ mod settings;
 mod stats;
 mod support;
 mod testing;
+#[cfg(all(feature = "tls", feature = "cluster"))]
+mod tls;
 mod ttl;
 mod unregister_queue;
 mod versions;
