@@ -156,6 +156,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_address_does_not_show_its_password() {
+        let mut urls = vec!["redis://me:hunter2@a", "unix:///a?user=me&pass=hunter2"];
+        if cfg!(feature = "cluster") {
+            urls.push("redis-cluster://me:hunter2@a,b");
+        }
+        if cfg!(feature = "sentinel") {
+            urls.push("redis-sentinel://me:hunter2@a/main?sentinel_pass=hunter2");
+        }
+        for url in urls {
+            let shown = format!("{:#?}", Address::parse(url).unwrap());
+            assert!(shown.contains("me") && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+
     #[cfg(feature = "cluster")]
     #[test]
     fn a_url_of_a_cluster_names_some_of_its_nodes() {

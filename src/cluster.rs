@@ -93,9 +93,8 @@ impl Cluster {
     }
 
     async fn ask_one(&self, node: &ConnectionInfo) -> Result<Map, RedisError> {
-        let mut connection =
-            self.settings.connect(node.clone(), |_| Ok::<_, RedisError>(())).await?;
-        let slots = send(&mut connection, redis::cmd("CLUSTER").arg("SLOTS")).await?;
+        let mut known = self.settings.connect(node.clone(), |_| Ok::<_, RedisError>(())).await?;
+        let slots = send(&mut known.connection, redis::cmd("CLUSTER").arg("SLOTS")).await?;
         let (host, port) = match node.addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
                 (host.as_str(), *port)

@@ -23,8 +23,9 @@ use tracing::{info, trace, warn};
 
 use crate::{
     Error,
+    credentials::Known,
     durable::{Confirmed, Durable},
-    error::{Cause, Result, chain, refused},
+    error::{Cause, Result, refused},
     link::{Link, Meaning, Pause, send, silent},
     scripts::Script,
 };
@@ -310,7 +311,7 @@ impl Connection {
         let wait = connecting.pause.next().min(self.deadline / 2);
         connecting.next = Some(Instant::now() + wait).filter(|_| !(connected.is_ok() && lasted));
         seen.connected = Some(begun);
-        let multiplexed = connected.inspect_err(|error| {
+        let known = connected.inspect_err(|error| {
             seen.error = self.link.unreachable(error.clone()).ok();
         })?;
         seen.connections += 1;
@@ -319,13 +320,9 @@ impl Connection {
         drop(seen);
         let again = if number == 1 { "connected" } else { "connected again" };
         info!(target: "fairlane", address = &*self.link.address(), "{again}");
-        let silent = CancellationToken::new();
-        let heartbeat = heartbeat(
-            Arc::downgrade(&self.state),
-            self.link.clone(),
-            multiplexed.clone(),
-            silent.clone(),
-        );
+        let (multiplexed, silent) = (known.connection.clone(), CancellationToken::new());
+        let state = Arc::downgrade(&self.state);
+        let heartbeat = heartbeat(state, self.link.clone(), known, silent.clone());
         let heartbeat = Arc::new(Heartbeat(tokio::spawn(heartbeat).abort_handle()));
         let no_disks = Arc::default();
         let live = Live { number, multiplexed, closed, silent, no_disks, _heartbeat: heartbeat };
@@ -414,50 +411,40 @@ impl State {
 async fn heartbeat(
     state: Weak<State>,
     link: Arc<Link>,
-    mut connection: MultiplexedConnection,
+    mut known: Known,
     silent: CancellationToken,
 ) {
     let patience = link.settings.patience;
-    let mut credentials = link.settings.credentials();
     loop {
         sleep(patience).await;
-        let now = link.settings.credentials();
-        let renewed = now.as_ref().filter(|_| now != credentials);
-        let mut command = redis::cmd(if renewed.is_some() { "AUTH" } else { "PING" });
-        if let Some(renewed) = renewed {
-            command.arg(renewed.user.as_deref().unwrap_or("default")).arg(&renewed.password);
-        }
         let Some(strong) = state.upgrade() else { return };
         let busy = strong.seen().answered.is_some_and(|last| last.elapsed() < patience);
         drop(strong);
-        if busy && renewed.is_none() {
+        let answers = match known.renew(&link).await {
+            Ok(false) if busy => continue,
+            Ok(false) => {
+                let ping = redis::cmd("PING");
+                let answer = timeout(patience, send(&mut known.connection, &ping)).await;
+                // It may be busy, or load its data: it answers.
+                answer.is_ok_and(|answer| !answer.is_err_and(|error| error.code().is_none()))
+            }
+            Ok(true) => true,
+            Err(_) => false,
+        };
+        let Some(state) = state.upgrade() else { return };
+        if answers {
+            state.answered();
             continue;
         }
-        let answer = timeout(patience, send(&mut connection, &command)).await;
-        let Some(state) = state.upgrade() else { return };
-        match answer {
-            // It may be busy, or load its data: it answers.
-            Ok(Err(error)) if error.code().is_some() => {
-                state.answered();
-                if renewed.is_some() {
-                    let error = chain(&error);
-                    warn!(target: "fairlane", %error, "Redis does not take the renewed credentials");
-                }
-            }
-            Ok(Ok(_)) => state.answered(),
-            // The calls on it end, and the next one makes a new one.
-            Ok(Err(_)) | Err(_) => {
-                let address = link.address();
-                warn!(target: "fairlane", address = &*address, "the connection does not answer");
-                silent.cancel();
-                let current = state.current().filter(|live| live.silent.is_cancelled());
-                if let Some(live) = current {
-                    state.discard(&live, Cause::timeout("the connection did not answer"));
-                }
-                state.silences.send_modify(|silences| *silences += 1);
-                return;
-            }
+        // The calls on it end, and the next one makes a new one.
+        let address = link.address();
+        warn!(target: "fairlane", address = &*address, "the connection does not answer");
+        silent.cancel();
+        let current = state.current().filter(|live| live.silent.is_cancelled());
+        if let Some(live) = current {
+            state.discard(&live, Cause::timeout("the connection did not answer"));
         }
-        credentials = now;
+        state.silences.send_modify(|silences| *silences += 1);
+        return;
     }
 }

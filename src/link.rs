@@ -22,7 +22,7 @@ use crate::sentinel::Sentinels;
 use crate::{
     Error,
     address::Address,
-    credentials::{Credentials, Current},
+    credentials::{Credentials, Current, Known},
     error::{Cause, Result, refused},
     random::share,
 };
@@ -45,11 +45,17 @@ impl Settings {
         self.credentials.as_ref().map(|current| current())
     }
 
-    /// What is said of a server, with the credentials that are good now.
-    pub(crate) fn of(&self, server: ConnectionInfo) -> ConnectionInfo {
-        // The newer protocol says when a connection is gone.
-        let mut settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        if let Some(Credentials { user, password }) = self.credentials() {
+    /// What is said of a server, with these credentials in place of those of the URL.
+    pub(crate) fn of(
+        &self,
+        server: ConnectionInfo,
+        credentials: Option<&Credentials>,
+    ) -> ConnectionInfo {
+        // The newer protocol says when a connection is gone. Redis is not told the name of a library:
+        // that is one more command that a user would have to be allowed.
+        let settings = server.redis_settings().clone();
+        let mut settings = settings.set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+        if let Some(Credentials { user, password }) = credentials {
             settings = settings.set_username(user.as_deref().unwrap_or("default"));
             settings = settings.set_password(password);
         }
@@ -58,14 +64,11 @@ impl Settings {
     }
 
     fn client(&self, server: ConnectionInfo) -> Result<Client, RedisError> {
-        let server = self.of(server);
         #[cfg(feature = "tls")]
-        if matches!(server.addr(), redis::ConnectionAddr::TcpTls { .. }) {
-            // A program with several providers has to name one; where it has, this changes nothing.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            if let Some(certificates) = &self.certificates {
-                return Client::build_with_tls(server, certificates.clone());
-            }
+        if let (redis::ConnectionAddr::TcpTls { .. }, Some(certificates)) =
+            (server.addr(), &self.certificates)
+        {
+            return Client::build_with_tls(server, certificates.clone());
         }
         Client::open(server)
     }
@@ -75,12 +78,15 @@ impl Settings {
         &self,
         server: ConnectionInfo,
         pushes: impl AsyncPushSender,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    ) -> Result<Known, RedisError> {
+        let credentials = self.credentials();
+        let client = self.client(self.of(server, credentials.as_ref()))?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_push_sender(pushes);
-        self.client(server)?.get_multiplexed_async_connection_with_config(&config).await
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Known::new(connection, credentials))
     }
 }
 
@@ -159,10 +165,7 @@ impl Link {
     }
 
     /// Makes a connection. A server that does not answer it is as one that is away.
-    pub(crate) async fn connect(
-        &self,
-        pushes: impl AsyncPushSender,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    pub(crate) async fn connect(&self, pushes: impl AsyncPushSender) -> Result<Known, RedisError> {
         let server = self.server().await?;
         let connecting = self.settings.connect(server, pushes);
         let connected = match timeout(self.settings.patience, connecting).await {
@@ -330,6 +333,6 @@ mod tests {
     #[test]
     fn nothing_waits_for_more_to_send() {
         let Ok(Address::Server(server)) = Address::parse("redis://127.0.0.1:1") else { panic!() };
-        assert!(Settings::default().of(server).tcp_settings().nodelay());
+        assert!(Settings::default().of(server, None).tcp_settings().nodelay());
     }
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use redis::{RedisError, Value, aio::MultiplexedConnection};
+use redis::{RedisError, Value};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use crate::{
+    credentials::Known,
     error::Result,
     link::{Link, Meaning, Pause, send},
 };
@@ -15,12 +16,12 @@ use crate::{
 /// still good. Where it was away meanwhile it is time to ask: something may have been missed.
 pub(crate) async fn marker(
     link: &Link,
-    kept: Option<MultiplexedConnection>,
+    kept: Option<Known>,
     key: &str,
     until: Instant,
     pause: &mut Pause,
     away: impl Fn(bool),
-) -> Result<(bool, Option<MultiplexedConnection>)> {
+) -> Result<(bool, Option<Known>)> {
     let mut connection = kept;
     let mut lost = false;
     loop {
@@ -47,11 +48,17 @@ pub(crate) async fn marker(
                 }
             },
         };
+        // One that blocks can be told nothing: it is before that.
+        let renewed = live.renew(link).await;
         // Redis takes 0 for ever.
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let mut command = redis::cmd("BZPOPMIN");
         command.arg(key).arg(left.as_secs_f64());
-        match timeout(left + link.settings.patience, send(&mut live, &command)).await {
+        let blocked = async {
+            renewed?;
+            send(&mut live.connection, &command).await
+        };
+        match timeout(left + link.settings.patience, blocked).await {
             Ok(Ok(value)) => {
                 away(false);
                 *pause = Pause::default();

@@ -28,7 +28,7 @@ impl Sentinels {
             self.service.clone(),
             SentinelServerType::Master,
         )?;
-        let primary = self.settings.of(self.primary.clone());
+        let primary = self.settings.of(self.primary.clone(), self.settings.credentials().as_ref());
         let server = primary.redis_settings();
         client = client
             .set_client_to_redis_db(server.db())

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{
-    PushInfo, PushKind, RedisError, Value,
-    aio::{AsyncPushSender, MultiplexedConnection},
-};
+use redis::{PushInfo, PushKind, RedisError, Value, aio::AsyncPushSender};
 use tokio::{
     runtime::Handle,
     sync::{Notify, oneshot},
@@ -23,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::{
     Error,
+    credentials::Known,
     error::{Result, refused},
     link::{Link, Meaning, Pause, send},
     listener::{Entry, Inbox},
@@ -252,11 +250,11 @@ async fn run(mut running: Running, link: Arc<Link>, key: String) {
     while !running.ends() {
         let lost = Arc::default();
         match link.connect(running.pushes(&lost)).await {
-            Ok(connection) => {
+            Ok(known) => {
                 info!(target: "fairlane", address = &*link.address(), "listening");
                 running.is_new();
                 let from = Instant::now();
-                session(&mut running, connection, &lost, &link, &key).await;
+                session(&mut running, known, &lost, &link, &key).await;
                 // One that soon breaks again and again is not made anew without a pause.
                 if from.elapsed() > SHORT {
                     pause = Pause::default();
@@ -281,7 +279,7 @@ async fn run(mut running: Running, link: Arc<Link>, key: String) {
 /// listens.
 async fn session(
     running: &mut Running,
-    mut connection: MultiplexedConnection,
+    mut known: Known,
     lost: &AtomicBool,
     link: &Link,
     key: &str,
@@ -293,7 +291,7 @@ async fn session(
         // All in one command; where one of them is refused, one by one.
         let mut several: Vec<&[String]> = asked.chunks(asked.len().max(1)).collect();
         while let Some(globs) = several.pop() {
-            match timeout(limit, connection.psubscribe(globs)).await {
+            match timeout(limit, known.connection.psubscribe(globs)).await {
                 Ok(Ok(())) => {
                     subscribed.extend(globs.iter().cloned());
                     running.confirm(globs);
@@ -309,7 +307,7 @@ async fn session(
             }
         }
         for glob in left {
-            if !matches!(timeout(limit, connection.punsubscribe(&glob)).await, Ok(Ok(()))) {
+            if !matches!(timeout(limit, known.connection.punsubscribe(&glob)).await, Ok(Ok(()))) {
                 return;
             }
             subscribed.remove(&glob);
@@ -317,11 +315,16 @@ async fn session(
         if running.ends() {
             return;
         }
-        if timeout(limit, running.changed.notified()).await.is_err() {
+        let quiet = timeout(limit, running.changed.notified()).await.is_err();
+        if known.renew(link).await.is_err() {
+            link.misleads();
+            return;
+        }
+        if quiet {
             // A silent link does not break by itself. Nor does that to a node of a cluster that has
             // lost the others, and what is published there: it does not serve its keys any more.
             let mut command = redis::cmd("EXISTS");
-            match timeout(limit, send(&mut connection, command.arg(key))).await {
+            match timeout(limit, send(&mut known.connection, command.arg(key))).await {
                 Ok(Err(error)) if link.meant(&error) == Meaning::Refused => {}
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) | Err(_) => {

@@ -11,6 +11,7 @@ mod cluster_server;
 mod configure;
 mod connect;
 mod cost;
+mod credentials;
 mod dead_letters;
 mod delay;
 mod deliver;
