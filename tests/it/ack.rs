@@ -106,7 +106,7 @@ async fn a_number_of_a_lease_is_not_given_again_when_redis_has_forgotten_its_las
     deliver(&space.broker, "a", 1).await;
     let before = Token::from(queue.lease().await.unwrap().unwrap());
     // A crash of Redis that loses its last second takes back messages, leases and seq alike.
-    space.delete().await;
+    space.delete_keys().await;
     space.clock.advance(SECOND);
     space.broker.register_queue("q", ".").await.unwrap();
     deliver(&space.broker, "a", 1).await;

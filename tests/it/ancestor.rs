@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fairlane::Token;
 
-use crate::support::{self, Space, counts, deliver, message, pulled, run};
+use crate::support::{Space, counts, deliver, message, pulled, run};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -121,7 +121,7 @@ async fn what_is_extended_after_its_ack_does_not_come_back() {
 async fn the_clock_of_redis_decides_when_a_lease_ends() {
     // A broker as users have it: its scripts ask Redis for the time.
     let space = Space::new().await;
-    let broker = support::builder().await.namespace(&space.name).connect().await.unwrap();
+    let broker = space.builder().connect().await.unwrap();
     let queue = broker.register_queue("q", ".").await.unwrap();
     deliver(&broker, "a", 1).await;
     let leased = queue.lease().lasting(Duration::from_millis(300)).await.unwrap().unwrap();

@@ -31,7 +31,7 @@ fn event(n: u64) -> Event {
 }
 
 async fn all(namespace: String) -> Result<(), Any> {
-    let plain: Broker = support::builder().await.namespace(&namespace).connect().await?;
+    let plain: Broker = support::builder_as(&namespace).await.connect().await?;
     plain.deliver(&json!({"facet": 1, "topic": "page"})).await?;
     let broker = plain.with_type::<Event>();
     let _owned_string = broker.clone().facet(|e| e.account.clone());
@@ -110,6 +110,7 @@ async fn all(namespace: String) -> Result<(), Any> {
 #[tokio::test]
 async fn every_way_of_use_compiles_and_runs_in_a_task() {
     let space = Space::new().await;
+    space.may_hear(&["page:*google*"]).await;
     tokio::spawn(all(space.name.clone())).await.unwrap().unwrap();
     space.delete().await;
 }

@@ -348,7 +348,7 @@ async fn routes_that_were_deleted_with_the_namespace_are_not_remembered() {
     let space = Space::new().await;
     space.broker.register_queue("old", ".").await.unwrap();
     deliver(&space.broker, "f", 1).await;
-    space.delete().await;
+    space.delete_keys().await;
     space.clock.advance(std::time::Duration::from_millis(1));
     let other = space.another().await;
     other.register_queue("new", ".").await.unwrap();

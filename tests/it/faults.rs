@@ -270,11 +270,10 @@ async fn a_lease_ends_for_its_holder_no_later_than_for_redis() {
 #[tokio::test]
 async fn a_broker_outlives_the_runtime_in_which_it_was_connected() {
     let space = Space::new().await;
-    let name = space.name.clone();
+    let builder = space.builder();
     let broker = std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime
-            .block_on(async { support::builder().await.namespace(name).connect().await.unwrap() })
+        runtime.block_on(async { builder.connect().await.unwrap() })
     });
     let broker = broker.join().unwrap();
     // Its connection has ended with that runtime; one call finds that out.

@@ -8,7 +8,7 @@ use fairlane::{
 use futures_util::StreamExt;
 use serde_json::json;
 
-use crate::support::{Space, builder, message, raw, run, url};
+use crate::support::{Space, builder, message, raw, run, url, user_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -62,7 +62,8 @@ async fn orders(space: &Space) -> Broker<Order> {
     let now = space.clock.clone();
     let builder = BrokerBuilder::coded(Order::encode, Order::decode).facet(|order| order.0 % 2);
     let builder = builder.topic(|_| "order").clock(move || now.now());
-    builder.redis(url()).namespace(&space.name).connect().await.unwrap()
+    let builder = builder.redis(url()).credentials(user_of(&space.name));
+    builder.namespace(&space.name).connect().await.unwrap()
 }
 
 #[tokio::test]
@@ -104,6 +105,7 @@ async fn bodies_of_any_bytes_arrive_and_are_heard_exactly_with_headers_and_witho
     let (space, _) = Space::with_queue().await;
     let broker = space.bytes().await;
     let queue = broker.queue("q");
+    space.may_hear(&["t"]).await;
     let mut listener = broker.listen("t").await.unwrap();
     for body in bodies() {
         for with in [&[][..], &[("a", "b")], &[("", "\0")]] {
@@ -139,6 +141,7 @@ async fn bodies_of_any_bytes_arrive_and_are_heard_exactly_with_headers_and_witho
 async fn what_others_publish_is_all_body() {
     let space = Space::new().await;
     let broker = space.bytes().await;
+    space.may_hear(&["t"]).await;
     let mut listener = broker.listen("t").await.unwrap();
     for body in [&b"\0"[..], b"\0x", b"\x00abc def", b"\x0099 short", b"\0-1 x", b"plain"] {
         let channel = format!("{}:t", space.name);
@@ -208,6 +211,7 @@ async fn a_type_without_serde_is_delivered_by_its_own_closures() {
     let (space, _) = Space::with_queue().await;
     let broker = orders(&space).await;
     let queue = broker.queue("q");
+    space.may_hear(&["order"]).await;
     let mut listener = broker.listen("order").await.unwrap();
     broker.deliver(&Order(7)).await.unwrap();
     assert_eq!(listener.next().await.unwrap().unwrap().message, Order(7));
@@ -245,6 +249,7 @@ async fn what_does_not_decode_is_told_with_its_body_and_headers() {
     let (space, _) = Space::with_queue().await;
     let (bytes, broker) = (space.bytes().await, orders(&space).await);
     let queue = broker.queue("q");
+    space.may_hear(&["t"]).await;
     let mut listener = broker.listen("t").await.unwrap();
     let (short, good) = (b"\0short".to_vec(), 5u64.to_be_bytes().to_vec());
     let send = async || bytes.deliver(Message::new(&short).header("a", "b")).await.unwrap().id;

@@ -148,8 +148,7 @@ async fn after_its_window_a_key_is_free_again() {
     }
     assert_eq!(queue.pull_many(99).await.unwrap().len(), 6);
     // Without a clock of the tests, it ends by itself.
-    let real: fairlane::Broker =
-        crate::support::builder().await.namespace(&space.name).connect().await.unwrap();
+    let real: fairlane::Broker = space.builder().connect().await.unwrap();
     let short = || keyed(&body, "real").window(150 * MS);
     real.deliver(short()).await.unwrap();
     tokio::time::sleep(300 * MS).await;

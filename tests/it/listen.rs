@@ -36,6 +36,7 @@ async fn alone() -> (Server, Broker) {
 async fn a_listener_hears_what_matching_topics_carry_from_then_on() {
     let space = Space::new().await;
     space.broker.deliver(&message("a", "page:1", 0)).await.unwrap();
+    space.may_hear(&["page:*"]).await;
     let mut pages = space.broker.listen("page:*").await.unwrap();
     let receipt = space.broker.deliver(&message("a", "page:1", 1)).await.unwrap();
     assert_eq!(receipt.listeners, 1);
@@ -74,9 +75,11 @@ async fn globs_are_those_of_redis() {
         ("*google*", "page:google:1", true),
     ];
     for (glob, topic, matches) in cases {
+        let exactly = topic.replace('*', r"\*");
+        space.may_hear(&[glob, &exactly]).await;
         let mut listener = space.broker.listen(glob).await.unwrap();
         space.broker.deliver(&message("a", topic, 1)).await.unwrap();
-        let mut all = space.broker.listen(topic.replace('*', r"\*")).await.unwrap();
+        let mut all = space.broker.listen(exactly).await.unwrap();
         space.broker.deliver(&message("a", topic, 2)).await.unwrap();
         assert_eq!(heard(&mut all).await.message["n"], 2);
         let first = listener.next().now_or_never();
@@ -88,6 +91,7 @@ async fn globs_are_those_of_redis() {
 #[tokio::test]
 async fn one_who_comes_to_a_glob_hears_nothing_that_was_published_before() {
     let space = Space::new().await;
+    space.may_hear(&["t"]).await;
     let mut first = space.broker.listen("t").await.unwrap();
     let mut late = message("a", "t", 0);
     late["fill"] = "x".repeat(300_000).into(); // So that it is still on its way.
@@ -122,7 +126,9 @@ async fn an_empty_or_over_long_glob_is_refused() {
     assert!(matches!(refused, Some(Error::Invalid(Invalid::Empty { what: "glob" }))));
     let refused = space.broker.listen("x".repeat(513)).await.err();
     assert!(matches!(refused, Some(Error::Invalid(Invalid::TooLong { most: 512, .. }))));
-    space.broker.listen("x".repeat(512)).await.unwrap();
+    let longest = "x".repeat(512);
+    space.may_hear(&[&longest]).await;
+    space.broker.listen(longest).await.unwrap();
     space.end().await;
 }
 
@@ -271,6 +277,7 @@ async fn a_connection_that_breaks_again_and_again_is_made_anew_with_pauses() {
 #[tokio::test]
 async fn a_slow_listener_is_told_how_many_of_the_oldest_fell_off() {
     let space = Space::new().await;
+    space.may_hear(&["end"]).await;
     let mut slow = space.broker.listen("*").await.unwrap();
     let mut quick = space.broker.listen("end").await.unwrap();
     deliver(&space.broker, "a", 3000).await;
@@ -288,6 +295,7 @@ async fn a_slow_listener_is_told_how_many_of_the_oldest_fell_off() {
 #[tokio::test]
 async fn a_slow_listener_holds_a_bounded_number_of_bytes() {
     let space = Space::new().await;
+    space.may_hear(&["end"]).await;
     let mut slow = space.broker.listen("*").await.unwrap();
     let mut quick = space.broker.listen("end").await.unwrap();
     let mut large = message("a", "t", 0);

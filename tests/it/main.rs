@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod ack;
+mod acl;
 mod ancestor;
 mod api;
 mod by_weight;

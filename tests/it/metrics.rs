@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{self, START, Space, deliver, message, until};
+use crate::support::{START, Space, deliver, message, until};
 
 type Any = Box<dyn std::error::Error + Send + Sync>;
 const MS: Duration = Duration::from_millis(1);
@@ -256,7 +256,7 @@ async fn dwell_is_from_when_a_message_could_be_served_to_when_it_is_taken_the_fi
 async fn dwell_is_not_below_zero_where_the_clock_is_behind_that_of_redis() {
     let (space, queue) = with_queue("m-behind").await;
     deliver(&space.broker, "a", 1).await;
-    let behind = support::builder().await.namespace(&space.name).clock(|| START - 60_000);
+    let behind = space.builder().clock(|| START - 60_000);
     let behind: Broker = behind.connect().await.unwrap();
     assert!(behind.queue("m-behind").pull().await.unwrap().is_some());
     assert_eq!(values(&queue, "fairlane_dwell_seconds", None), [0.0]);

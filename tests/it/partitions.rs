@@ -8,7 +8,7 @@ use std::{
 
 use fairlane::{Broker, Cursor, Error, Invalid, Message, Queue, Token};
 
-use crate::support::{Space, builder, deliver, message, numbers, run, until};
+use crate::support::{Space, deliver, message, numbers, run, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -208,6 +208,7 @@ async fn a_partition_that_had_nothing_is_looked_at_soon_while_others_have_a_back
 #[tokio::test]
 async fn a_listener_hears_what_goes_to_any_partition() {
     let (space, queue) = divided().await;
+    space.may_hear(&["t"]).await;
     let mut listener = space.broker.listen("t").await.unwrap();
     for n in 0..20 {
         let receipt = space.broker.deliver(&message(&format!("f{n}"), "t", n)).await.unwrap();
@@ -333,7 +334,7 @@ async fn a_batch_of_which_a_part_fails_says_what_is_delivered() {
 }
 
 async fn connect(space: &Space, partitions: Option<u32>) -> Result<Broker, Error> {
-    let builder = builder().await.namespace(&space.name);
+    let builder = space.builder();
     match partitions {
         Some(partitions) => builder.partitions(partitions).connect().await,
         None => builder.connect().await,

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use fairlane::{Broker, BrokerBuilder, Queue};
+use fairlane::{Broker, BrokerBuilder, Credentials, Queue};
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use tokio::{
@@ -75,7 +75,7 @@ impl Space {
         let name = format!("it-{}-{count}", std::process::id());
         let clock = Clock(Arc::new(AtomicU64::new(START)));
         let now = clock.clone();
-        let builder = builder().await.namespace(&name).clock(move || now.now());
+        let builder = builder_as(&name).await.clock(move || now.now());
         let broker = set(builder).connect().await.expect("a broker for the test");
         Self { name, broker, clock }
     }
@@ -90,7 +90,20 @@ impl Space {
     /// A broker of its own for the same namespace and clock.
     pub(crate) async fn another(&self) -> Broker {
         let now = self.clock.clone();
-        builder().await.namespace(&self.name).clock(move || now.now()).connect().await.unwrap()
+        self.builder().clock(move || now.now()).connect().await.unwrap()
+    }
+
+    /// A builder for the same namespace, with the time of Redis.
+    pub(crate) fn builder(&self) -> BrokerBuilder {
+        <Broker>::builder().redis(url()).namespace(&self.name).credentials(user_of(&self.name))
+    }
+
+    /// Lets its user listen to these globs, too.
+    pub(crate) async fn may_hear(&self, globs: &[&str]) {
+        let globs: Vec<_> = globs.iter().map(|glob| format!("&{}:{glob}", self.name)).collect();
+        let mut words = vec!["ACL", "SETUSER", &self.name];
+        words.extend(globs.iter().map(String::as_str));
+        run::<()>(&words).await;
     }
 
     /// A broker of its own for bodies that are any bytes.
@@ -98,7 +111,8 @@ impl Space {
         let (now, same) = (self.clock.clone(), |body: &Vec<u8>| Ok::<_, Infallible>(body.clone()));
         let builder = BrokerBuilder::coded(same, |body| Ok::<_, Infallible>(body.to_vec()));
         let builder = builder.facet(|_| "a").topic(|_| "t").clock(move || now.now());
-        builder.redis(url()).namespace(&self.name).connect().await.unwrap()
+        let builder = builder.redis(url()).namespace(&self.name).credentials(user_of(&self.name));
+        builder.connect().await.unwrap()
     }
 
     pub(crate) fn key(&self, key: &str) -> String {
@@ -149,7 +163,13 @@ impl Space {
         }
     }
 
+    /// Deletes the namespace and its user.
     pub(crate) async fn delete(&self) {
+        self.delete_keys().await;
+        run::<()>(&["ACL", "DELUSER", &self.name]).await;
+    }
+
+    pub(crate) async fn delete_keys(&self) {
         let mut raw = raw().await;
         for key in self.all_keys().await {
             redis::cmd("DEL").arg(key).exec_async(&mut raw).await.unwrap();
@@ -185,6 +205,40 @@ pub(crate) async fn builder() -> BrokerBuilder {
             <Broker>::builder().embedded(dir())
         }
     }
+}
+
+/// A builder for a namespace, as a user of its name that has no rights but those of the
+/// documentation.
+pub(crate) async fn builder_as(namespace: &str) -> BrokerBuilder {
+    let builder = builder().await;
+    make_user(&mut raw().await, namespace).await;
+    builder.namespace(namespace).credentials(user_of(namespace))
+}
+
+/// Makes the user of a namespace, as the documentation says it.
+pub(crate) async fn make_user(redis: &mut MultiplexedConnection, namespace: &str) {
+    let mut rights = rights(namespace);
+    let mut command = redis::cmd("COMMAND");
+    command.arg("LIST").arg("FILTERBY").arg("PATTERN").arg("waitaof");
+    let known: Vec<String> = command.query_async(redis).await.unwrap();
+    if known.is_empty() {
+        rights.retain(|right| right != "+waitaof"); // Redis 7.0
+    }
+    redis::cmd(&rights[0]).arg(&rights[1..]).exec_async(redis).await.unwrap();
+}
+
+/// The command that makes the user of a namespace: that of the documentation.
+pub(crate) fn rights(namespace: &str) -> Vec<String> {
+    let text = include_str!("../../docs/operations.md");
+    let line = text.lines().find(|line| line.starts_with("ACL SETUSER shop ")).unwrap();
+    let line = line.replace("password", "shop").replace("shop", namespace);
+    line.split(' ').map(str::to_owned).collect()
+}
+
+/// Who the user of a namespace is.
+pub(crate) fn user_of(namespace: &str) -> impl Fn() -> Credentials + Send + Sync + 'static {
+    let user = Credentials::new(namespace, namespace);
+    move || user.clone()
 }
 
 /// Keeps the server of this process alive until the process ends, and with it the server.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use fairlane::{Broker, Error};
 
-use crate::support::{Space, builder, message, run};
+use crate::support::{Space, message, run};
 
 /// The scripts of the calls below, and more.
 const VERBS: [&str; 18] = [
@@ -31,7 +31,7 @@ const VERBS: [&str; 18] = [
 /// A broker of a build whose scripts are others, and do the same.
 async fn of_another_build(space: &Space) -> Broker {
     let now = space.clock.clone();
-    let mut builder = builder().await.namespace(&space.name).clock(move || now.now());
+    let mut builder = space.builder().clock(move || now.now());
     for verb in VERBS {
         builder = builder.script(verb, |text| text + "\n-- As the next release has it.\n");
     }
@@ -87,7 +87,7 @@ async fn a_namespace_of_a_newer_layout_is_refused_whatever_the_scripts() {
     let space = Space::new().await;
     let old = space.broker.register_queue("q", ".").await.unwrap();
     run::<()>(&["SET", &space.key("layout"), "2"]).await;
-    let refused = builder().await.namespace(&space.name).connect().await.err().unwrap();
+    let refused = space.builder().connect().await.err().unwrap();
     assert!(matches!(refused, Error::Unsupported { .. }), "{refused:?}");
     // Who is connected finds out when it registers a queue, which workers do when they start.
     let refused = space.broker.register_queue("r", ".").await.err().unwrap();

@@ -985,8 +985,9 @@ async fn a_decoder_that_panics_fails_its_message_and_the_worker_goes_on() {
         },
     );
     let broker = broker.facet(|_| "a").topic(|_| "t").clock(move || now.now());
-    let broker =
-        broker.redis(crate::support::url()).namespace(&space.name).connect().await.unwrap();
+    let broker = broker.redis(crate::support::url()).namespace(&space.name);
+    let broker = broker.credentials(crate::support::user_of(&space.name));
+    let broker = broker.connect().await.unwrap();
     let worker = broker.queue("q").worker(|delivery| async move {
         delivery.message()?;
         Ok::<_, AnyError>(())
