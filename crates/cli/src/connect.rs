@@ -1,18 +1,21 @@
 //! Where Redis is, and how it is reached.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, ffi::OsString, fs, path::PathBuf};
 
 use clap::Args;
-use fairlane::{Broker, BrokerBuilder, Error, Invalid};
+use fairlane::{Broker, BrokerBuilder, Error, Invalid, Tls};
 
 use crate::failure::Failure;
 
 /// Where Redis is where nothing is said.
 const LOCAL: &str = "redis://127.0.0.1:6379";
 
-/// The variables that say where Redis is, and the namespace.
+/// The variables that say where Redis is, the namespace, and what there is for TLS.
 const REDIS: &str = "FAIRLANE_REDIS";
 const NAMESPACE: &str = "FAIRLANE_NAMESPACE";
+const TLS_CA: &str = "FAIRLANE_TLS_CA";
+const TLS_CERT: &str = "FAIRLANE_TLS_CERT";
+const TLS_KEY: &str = "FAIRLANE_TLS_KEY";
 
 /// A body as it is: this program reads none but to show it.
 pub(crate) type Body = Vec<u8>;
@@ -21,8 +24,10 @@ pub(crate) type Body = Vec<u8>;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connect {
-    /// The Redis to use: redis://user:password@host:port/database, rediss:// for TLS, or
-    /// unix:///path/to/redis.sock
+    /// The Redis to use: redis://user:password@host:port/database, or unix:///path/to/redis.sock; a
+    /// cluster: redis-cluster://user:password@host:port,host:port; what Sentinel watches over:
+    /// redis-sentinel://user:password@host:port,host:port/service; with rediss in place of redis, by
+    /// TLS
     #[arg(
         long,
         value_name = "URL",
@@ -41,6 +46,16 @@ pub(crate) struct Connect {
         hide_env_values = true
     )]
     namespace: Option<String>,
+    /// The certificates of the authorities that are trusted for TLS, in PEM [default: those of this
+    /// machine]
+    #[arg(long, value_name = "FILE", global = true, env = TLS_CA, hide_env_values = true)]
+    tls_ca: Option<PathBuf>,
+    /// The certificate to show, in PEM
+    #[arg(long, value_name = "FILE", global = true, env = TLS_CERT, hide_env_values = true)]
+    tls_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM
+    #[arg(long, value_name = "FILE", global = true, env = TLS_KEY, hide_env_values = true)]
+    tls_key: Option<PathBuf>,
 }
 
 impl Connect {
@@ -75,19 +90,51 @@ impl Connect {
     }
 
     /// What says the same to a program that this one runs.
-    pub(crate) fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let redis = Some((REDIS, self.redis.clone()));
-        redis.into_iter().chain(self.namespace.clone().map(|name| (NAMESPACE, name)))
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&'static str, OsString)> {
+        let said = |path: &PathBuf| path.as_os_str().to_owned();
+        let variables = [
+            (REDIS, Some(self.redis.clone().into())),
+            (NAMESPACE, self.namespace.clone().map(Into::into)),
+            (TLS_CA, self.tls_ca.as_ref().map(said)),
+            (TLS_CERT, self.tls_cert.as_ref().map(said)),
+            (TLS_KEY, self.tls_key.as_ref().map(said)),
+        ];
+        variables.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// What is given for TLS, if anything is.
+    fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let trusting = read(self.tls_ca.as_ref())?.map(|ca| Tls::new().authority(ca));
+        match (read(self.tls_cert.as_ref())?, read(self.tls_key.as_ref())?) {
+            (None, None) => Ok(trusting),
+            (Some(certificate), Some(key)) => {
+                Ok(Some(trusting.unwrap_or_default().identity(certificate, key)))
+            }
+            _ => Err(Failure::usage("--tls-cert and --tls-key go together")),
+        }
     }
 
     async fn reach(&self, broker: BrokerBuilder<Body>) -> Result<Broker<Body>, Failure> {
         let url = if self.redis.is_empty() { LOCAL } else { &self.redis };
+        let broker = match self.tls()? {
+            Some(tls) => broker.tls(tls),
+            None => broker,
+        };
         broker.redis(url).connect().await.map_err(|error| match error {
-            Error::NotSent(_) if url.starts_with("rediss:") => Failure::from(error)
+            Error::NotSent(_) if url.starts_with("rediss") => Failure::from(error)
                 .then("rediss:// needs a port that speaks TLS, redis:// one that does not"),
             error => failed(error),
         })
     }
+}
+
+/// What a file says. A variable that is set to nothing says nothing, as above.
+fn read(path: Option<&PathBuf>) -> Result<Option<Vec<u8>>, Failure> {
+    let path = path.filter(|path| !path.as_os_str().is_empty());
+    path.map(fs::read).transpose().map_err(|error| {
+        let path = path.map(|path| path.display().to_string()).unwrap_or_default();
+        Failure::usage(format!("{path} cannot be read: {error}"))
+    })
 }
 
 /// Why a broker did not connect. The one name that it is given is that of its namespace.

@@ -118,6 +118,7 @@ fn code_of(error: &Error) -> u8 {
         }
         Error::Invalid(
             Invalid::Url { .. }
+            | Invalid::Tls { .. }
             | Invalid::Name { .. }
             | Invalid::OutOfRange { .. }
             | Invalid::Pattern { .. }

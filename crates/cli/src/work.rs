@@ -1,6 +1,7 @@
 //! `fairlane work`
 
 use std::{
+    ffi::OsString,
     io::{self, Write},
     os::unix::process::ExitStatusExt,
     pin::pin,
@@ -181,7 +182,7 @@ fn processors() -> usize {
 /// What runs the command, and for whom it prints.
 struct Shell {
     program: String,
-    environment: Vec<(&'static str, String)>,
+    environment: Vec<(&'static str, OsString)>,
     json: bool,
 }
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod bulk;
+mod cluster;
 mod dead;
 mod deliver;
 mod demo;
@@ -23,6 +24,7 @@ mod stats;
 mod support;
 mod take;
 mod terminal;
+mod tls;
 mod top;
 mod why;
 mod work;

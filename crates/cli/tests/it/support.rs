@@ -29,7 +29,9 @@ use tempfile::TempDir;
 /// The program, with nothing from outside that it would heed.
 pub(crate) fn program() -> Command {
     let mut program = Command::new(assert_cmd::cargo::cargo_bin!("fairlane"));
-    program.env_remove("FAIRLANE_REDIS").env_remove("FAIRLANE_NAMESPACE");
+    for name in ["REDIS", "NAMESPACE", "TLS_CA", "TLS_CERT", "TLS_KEY"] {
+        program.env_remove(format!("FAIRLANE_{name}"));
+    }
     program.env_remove("CLICOLOR_FORCE").env("NO_COLOR", "1").env("COLUMNS", "100");
     program
 }
