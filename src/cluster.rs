@@ -17,7 +17,7 @@ use crate::{
 const SLOTS: u16 = 16384;
 
 /// Where a node listens.
-type Node = (String, u16);
+pub(crate) type Node = (String, u16);
 
 /// What all connections of a broker know of a cluster.
 pub(crate) struct Cluster {
@@ -31,13 +31,42 @@ pub(crate) struct Cluster {
 }
 
 #[derive(Default)]
-struct Map {
+pub(crate) struct Map {
     /// Counts how often it was made anew; 0 for none yet.
     number: u64,
     /// First slot, last slot, and the node that serves them.
-    ranges: Vec<(u16, u16, Node)>,
+    pub(crate) ranges: Vec<(u16, u16, Node)>,
     /// All nodes, replicas too.
-    nodes: BTreeSet<Node>,
+    pub(crate) nodes: BTreeSet<Node>,
+}
+
+impl Map {
+    /// Reads what CLUSTER SLOTS says. A node may not know by which address it is reached: by that by
+    /// which the one was that was asked.
+    pub(crate) fn read(slots: Value, (host, port): (&str, u16)) -> Result<Self, RedisError> {
+        let slots: Vec<Vec<Value>> = redis::from_redis_value(slots)?;
+        let mut map = Self::default();
+        for range in slots {
+            let mut range = range.into_iter();
+            let mut next = || range.next().unwrap_or(Value::Nil);
+            let (first, last) =
+                (redis::from_redis_value(next())?, redis::from_redis_value(next())?);
+            for (place, said) in range.enumerate() {
+                let said: Vec<Value> = redis::from_redis_value(said)?;
+                let mut said = said.into_iter();
+                let mut next = || said.next().unwrap_or(Value::Nil);
+                let at: Option<String> = redis::from_redis_value(next())?;
+                let at = at.filter(|at| !at.is_empty() && at != "?").unwrap_or_else(|| host.into());
+                let node = (at, redis::from_redis_value::<u16>(next())?);
+                let node = if node.1 == 0 { (node.0, port) } else { node };
+                map.nodes.insert(node.clone());
+                if place == 0 {
+                    map.ranges.push((first, last, node)); // The others are its replicas.
+                }
+            }
+        }
+        Ok(map)
+    }
 }
 
 /// The slot of the keys that have this between their braces.
@@ -101,29 +130,7 @@ impl Cluster {
             }
             _ => ("", 0),
         };
-        let slots: Vec<Vec<Value>> = redis::from_redis_value(slots)?;
-        let mut map = Map::default();
-        for range in slots {
-            let mut range = range.into_iter();
-            let mut next = || range.next().unwrap_or(Value::Nil);
-            let (first, last) =
-                (redis::from_redis_value(next())?, redis::from_redis_value(next())?);
-            for (place, said) in range.enumerate() {
-                let said: Vec<Value> = redis::from_redis_value(said)?;
-                let mut said = said.into_iter();
-                let mut next = || said.next().unwrap_or(Value::Nil);
-                // It may not know by which address it is reached: by that by which it was.
-                let at: Option<String> = redis::from_redis_value(next())?;
-                let at = at.filter(|at| !at.is_empty() && at != "?").unwrap_or_else(|| host.into());
-                let node = (at, redis::from_redis_value::<u16>(next())?);
-                let node = if node.1 == 0 { (node.0, port) } else { node };
-                map.nodes.insert(node.clone());
-                if place == 0 {
-                    map.ranges.push((first, last, node)); // The others are its replicas.
-                }
-            }
-        }
-        Ok(map)
+        Map::read(slots, (host, port))
     }
 
     /// A node, reached as those of the URL are.
@@ -147,6 +154,27 @@ mod tests {
     fn slots_are_those_of_redis() {
         // As CLUSTER KEYSLOT has them.
         assert_eq!(slot_of("123456789"), 12739);
-        assert_eq!(slot_of("fairlane"), 3735);
+        assert_eq!(slot_of("fairlane"), 9834);
+    }
+
+    #[test]
+    fn a_node_that_does_not_know_its_address_is_where_it_was_asked() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let node = |at, port| Value::Array(vec![at, Value::Int(port), text("id")]);
+        let range = |first, last, nodes: &[Value]| {
+            Value::Array([&[Value::Int(first), Value::Int(last)], nodes].concat())
+        };
+        let slots = Value::Array(vec![
+            range(0, 8000, &[node(Value::Nil, 7001), node(text("b"), 7002)]),
+            range(8001, 16383, &[node(text("?"), 0)]),
+        ]);
+        let map = Map::read(slots, ("a", 7000)).unwrap();
+        let [one, two, other] =
+            [("a", 7001), ("a", 7000), ("b", 7002)].map(|(host, port)| (host.to_owned(), port));
+        assert_eq!(map.ranges, [(0, 8000, one.clone()), (8001, 16383, two.clone())]);
+        assert_eq!(map.nodes, BTreeSet::from([one, two, other]));
+        for odd in [Value::Okay, Value::Array(vec![Value::Int(0)]), range(-1, 0, &[])] {
+            assert!(Map::read(odd.clone(), ("a", 7000)).is_err(), "{odd:?}");
+        }
     }
 }
