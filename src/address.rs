@@ -108,15 +108,15 @@ impl<'a> Several<'a> {
     #[cfg(feature = "sentinel")]
     fn sentinel(&self) -> Option<Address> {
         let (service, database) = self.path.split_once('/').unwrap_or((self.path, ""));
-        let (mut user, mut password) = ("", "");
-        for said in self.query.split('&').filter(|said| !said.is_empty()) {
-            match said.split_once('=')? {
-                ("sentinel_user", name) => user = name,
-                ("sentinel_pass", secret) => password = secret,
+        let (mut user, mut password) = (String::new(), String::new());
+        let query = redis::parse_redis_url(&format!("redis://sentinel?{}", self.query))?;
+        for (said, text) in query.query_pairs() {
+            match &*said {
+                "sentinel_user" => user = text.into(),
+                "sentinel_pass" => password = text.into(),
                 _ => return None,
             }
         }
-        let own = if password.is_empty() { String::new() } else { format!("{user}:{password}@") };
         let named = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if service.is_empty() || !service.bytes().all(named) {
             return None;
@@ -125,7 +125,13 @@ impl<'a> Several<'a> {
             // Where no port is said, that of Sentinel.
             let port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
             let host = if port { (*host).to_owned() } else { format!("{host}:26379") };
-            self.one(&own, &host, "")
+            let sentinel = self.one("", &host, "")?;
+            let mut own = sentinel.redis_settings().clone();
+            if !password.is_empty() {
+                own = own.set_password(&password);
+                own = if user.is_empty() { own } else { own.set_username(&user) };
+            }
+            Some(sentinel.set_redis_settings(own))
         });
         Some(Address::Sentinel {
             sentinels: sentinels.collect::<Option<_>>()?,
@@ -199,6 +205,14 @@ mod tests {
         assert_eq!(sentinels[0].redis_settings().password(), Some("other"));
         assert_eq!(primary.redis_settings().password(), Some("secret"));
         assert_eq!(primary.redis_settings().db(), 2);
+        // They may have what would end a part of a URL.
+        let url = "redis-sentinel://a/main?sentinel_user=evil/0?&sentinel_pass=1/b@c%26";
+        let Ok(Address::Sentinel { sentinels, .. }) = Address::parse(url) else {
+            panic!("not read");
+        };
+        let own = sentinels[0].redis_settings();
+        assert_eq!(sentinels[0].addr().to_string(), "a:26379");
+        assert_eq!((own.username(), own.password()), (Some("evil/0?"), Some("1/b@c&")));
         for url in ["redis-sentinel://a", "redis-sentinel://a/b c", "redis-sentinel://a/b?c=d"] {
             let error = Address::parse(url).err().unwrap().to_string();
             assert!(error.contains("redis-sentinel://"), "{url}: {error}");
