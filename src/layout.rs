@@ -40,6 +40,7 @@ impl FromStr for Layout {
     fn from_str(text: &str) -> Result<Self> {
         let mut words = text.split(' ');
         let number = words.next().and_then(|number| number.parse().ok());
+        let number = number.filter(|number| *number > 0);
         let number = number.ok_or_else(|| unexpected("a layout that is no number"))?;
         if number > NEWEST {
             return Err(Error::Unsupported {
@@ -50,7 +51,11 @@ impl FromStr for Layout {
         let partitions = words.next().map_or(Some(1), |count| count.parse().ok());
         let partitions = partitions.filter(|count| (1..=MOST_PARTITIONS).contains(count));
         let partitions = partitions.ok_or_else(|| unexpected("a layout of no partitions"))?;
-        Ok(Self { number, partitions })
+        let layout = Self { number, partitions };
+        match layout.to_string() == text {
+            true => Ok(layout),
+            false => Err(unexpected("a layout that no fairlane has written")),
+        }
     }
 }
 
@@ -72,7 +77,7 @@ mod tests {
     #[test]
     fn a_layout_that_is_newer_or_none_is_refused() {
         assert!(matches!("2 4".parse::<Layout>(), Err(Error::Unsupported { .. })));
-        for text in ["", "x", "1 0", "1 x", "1 257"] {
+        for text in ["", "x", "0", "+1", "1 0", "1 1", "1 x", "1 257", "1 4 4"] {
             assert!(matches!(text.parse::<Layout>(), Err(Error::Server { .. })), "{text}");
         }
     }
