@@ -42,7 +42,7 @@ bench: ## measures cost, latency and fairness, on a server of its own
 	@$(WITH_SERVER) cargo bench --bench bench
 
 # FOR is in seconds, and for each of them.
-fuzz: ## fuzzes what reads messages, replies and tokens, for a short time (FOR=20)
+fuzz: ## fuzzes what reads messages, replies, tokens and URLs, for a short time (FOR=20)
 	@tools/fuzz.sh $(or $(FOR),20)
 
 # The bytecode of Lua 5.1, which Redis runs, names each global: one that is not of Redis is a missing `local`.

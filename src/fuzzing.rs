@@ -2,15 +2,19 @@
 
 use std::{sync::Arc, time::Instant};
 
-use redis::Value;
+use redis::{ConnectionAddr, ConnectionInfo, Value};
 
 use crate::{
     Death, Error, FacetSettings, Headers, QueueSettings,
+    address::Address,
+    cluster::Map,
     core::read,
     dead_letters::{self, Letter},
     deliver::receipts,
     doctor::{read_seen, read_whole},
+    durable::Confirmed,
     error::Result,
+    layout::Layout,
     listener::unframe,
     message::Stored,
     settings::{self, Settings},
@@ -88,6 +92,77 @@ pub fn settings(text: &str) {
     }
     check::<QueueSettings>(text);
     check::<FacetSettings>(text);
+}
+
+/// A server that a URL names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Or the path of its socket.
+    pub host: String,
+    /// 0 for a socket.
+    pub port: u16,
+    /// Who a broker is for it.
+    pub user: Option<String>,
+    /// The same.
+    pub password: Option<String>,
+    /// The number of its database.
+    pub database: i64,
+}
+
+impl From<ConnectionInfo> for Server {
+    fn from(server: ConnectionInfo) -> Self {
+        let (host, port) = match server.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                (host.clone(), *port)
+            }
+            other => (other.to_string(), 0),
+        };
+        let settings = server.redis_settings();
+        Self {
+            host,
+            port,
+            user: settings.username().map(str::to_owned),
+            password: settings.password().map(str::to_owned),
+            database: settings.db(),
+        }
+    }
+}
+
+/// Reads a URL: the servers that it names, and of those that are sentinels the service and its
+/// primary, without its host. Otherwise all that the error says.
+pub fn address(url: &str) -> Result<(Vec<Server>, Option<(String, Server)>), String> {
+    let all = |servers: Vec<ConnectionInfo>| servers.into_iter().map(Server::from).collect();
+    match Address::parse(url) {
+        Ok(Address::Server(server)) => Ok((vec![server.into()], None)),
+        Ok(Address::Cluster(nodes)) => Ok((all(nodes), None)),
+        Ok(Address::Sentinel { sentinels, service, primary }) => {
+            let primary = Server { host: String::new(), ..primary.into() };
+            Ok((all(sentinels), Some((service, primary))))
+        }
+        Err(error) => Err(format!("{error} {error:?}")),
+    }
+}
+
+/// Reads the layout of a namespace: how it is written, and its number of partitions. One that is
+/// none, or newer, is an error that says so.
+pub fn layout(text: &str) -> Option<(String, u64)> {
+    let read = text.parse::<Layout>();
+    if let Err(Error::Unsupported { .. }) = read {
+        return None;
+    }
+    or_refused(read).map(|layout| (layout.to_string(), layout.partitions))
+}
+
+/// Reads what CLUSTER SLOTS says, and what WAIT and WAITAOF do.
+pub fn answers(answer: &Value) {
+    let asked = ("asked", 7);
+    if let Ok(map) = Map::read(answer.clone(), asked) {
+        assert!(map.ranges.iter().all(|(_, _, node)| map.nodes.contains(node)));
+        assert!(map.nodes.iter().all(|(host, port)| !host.is_empty() && *port > 0));
+    }
+    for for_disks in [false, true] {
+        or_refused(Confirmed::read(answer.clone(), for_disks));
+    }
 }
 
 /// Reads a reply as that of each script, to a call with so many messages, tokens or facets, at least

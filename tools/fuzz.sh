@@ -13,7 +13,7 @@ fi
 
 seconds=$1
 shift
-for target in ${*:-envelope replies tokens}; do
+for target in ${*:-addresses envelope replies tokens}; do
   learned=target/fuzz/corpus/$target found=target/fuzz/found/$target/
   mkdir -p "$learned" "$found"
   # One reply or record takes little memory, whatever it says of its sizes.

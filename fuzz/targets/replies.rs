@@ -2,7 +2,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use fairlane::fuzzing::{replies, settings};
+use fairlane::fuzzing::{answers, replies, settings};
 use libfuzzer_sys::fuzz_target;
 use redis::Value;
 
@@ -11,6 +11,13 @@ enum Input<'a> {
     Any(Tree<'a>),
     /// As most scripts answer.
     Flat(Vec<Leaf<'a>>),
+    /// As `take` of `lua/parts/take.lua` answers.
+    Taken {
+        front: [Leaf<'a>; 4],
+        taken: Vec<(&'a str, &'a [u8])>,
+    },
+    /// As CLUSTER SLOTS answers: each range, and behind it its nodes.
+    Slots(Vec<([Leaf<'a>; 2], Vec<[Leaf<'a>; 3]>)>),
     /// As `lua/facet.lua` answers.
     Facets(Vec<([Leaf<'a>; 4], [Leaf<'a>; 4], [Leaf<'a>; 4])>),
     /// As `lua/doctor.lua` answers, asked for all.
@@ -75,6 +82,18 @@ fuzz_target!(|input: (u8, Input<'_>)| {
     let reply = match input.1 {
         Input::Any(tree) => value(tree),
         Input::Flat(leaves) => flat(leaves),
+        Input::Taken { front, taken } => {
+            let text = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
+            let taken = taken.iter().flat_map(|(facet, raw)| [text(facet.as_bytes()), text(raw)]);
+            Value::Array(front.into_iter().map(leaf).chain(taken).collect())
+        }
+        Input::Slots(ranges) => {
+            let range = |(slots, nodes): ([_; 2], Vec<_>)| {
+                let slots = slots.into_iter().map(leaf);
+                Value::Array(slots.chain(nodes.into_iter().map(flat)).collect())
+            };
+            Value::Array(ranges.into_iter().map(range).collect())
+        }
         Input::Facets(facets) => {
             let facet = |(counts, turn, gate)| Value::Array([counts, turn, gate].map(flat).into());
             Value::Array(facets.into_iter().map(facet).collect())
@@ -95,6 +114,7 @@ fuzz_target!(|input: (u8, Input<'_>)| {
         }
     };
     replies(&reply, asked);
+    answers(&reply);
 });
 
 fn value(tree: Tree<'_>) -> Value {
