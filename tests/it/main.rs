@@ -50,6 +50,9 @@ mod sentinel_server;
 mod sentinels;
 mod settings;
 mod stats;
+// Each binary of tests needs a part of it.
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
 mod support;
 mod testing;
 #[cfg(all(feature = "tls", feature = "cluster"))]

@@ -1,4 +1,4 @@
-//! What the tests share: a server, a namespace of its own for each test, a clock that can be moved.
+//! What the test binaries share: a server, a namespace of its own for each test, a clock that can be moved.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, LazyLock, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,12 +17,11 @@ use std::{
 use fairlane::{Broker, BrokerBuilder, Credentials, Queue};
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UnixStream},
-    runtime::Runtime,
-    sync::OnceCell,
-};
+use tokio::{runtime::Runtime, sync::OnceCell};
+
+pub(crate) use self::proxy::Proxy;
+
+mod proxy;
 
 /// The time at which each test begins, in ms.
 pub(crate) const START: u64 = 1_000_000_000_000;
@@ -488,125 +487,6 @@ pub(crate) fn another_process(test: &str, dir: &Path) -> Command {
 /// The directory of a process that [`another_process`] started; none in the process of all tests.
 pub(crate) fn other_process() -> Option<PathBuf> {
     env::var_os(ROLE).map(PathBuf::from)
-}
-
-/// A way to a server that can be made to fail. It looks for the calls of scripts among what passes.
-pub(crate) struct Proxy {
-    pub(crate) port: u16,
-    state: Arc<ProxyState>,
-}
-
-#[derive(Default)]
-struct ProxyState {
-    connections: AtomicU64,
-    scripts: AtomicU64,
-    /// The connection on which this script is called ends when its answer comes; 0 for none.
-    cut: AtomicU64,
-    /// Connections up to this one give no answer any more.
-    silent: AtomicU64,
-    /// The next script is answered in place of the server.
-    answer: Mutex<Option<&'static [u8]>>,
-    delay_ms: AtomicU64,
-    /// What is there ends, and what comes is turned away.
-    refuses: AtomicBool,
-}
-
-impl Proxy {
-    pub(crate) async fn to(server: &Server) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (socket, state) = (server.socket(), Arc::new(ProxyState::default()));
-        tokio::spawn({
-            let state = state.clone();
-            async move {
-                while let Ok((client, _)) = listener.accept().await {
-                    if state.refuses.load(Ordering::SeqCst) {
-                        continue;
-                    }
-                    let server = UnixStream::connect(&socket).await.unwrap();
-                    tokio::spawn(state.clone().pass(client, server));
-                }
-            }
-        });
-        Self { port, state }
-    }
-
-    pub(crate) fn builder(&self) -> BrokerBuilder {
-        <Broker>::builder().redis(format!("redis://127.0.0.1:{}", self.port))
-    }
-
-    /// How many scripts were called.
-    pub(crate) fn scripts(&self) -> u64 {
-        self.state.scripts.load(Ordering::SeqCst)
-    }
-
-    /// Lets the server carry out the nth script from now, and loses its answer and the connection.
-    pub(crate) fn cut(&self, nth: u64) {
-        self.state.cut.store(self.scripts() + nth, Ordering::SeqCst);
-    }
-
-    /// Loses all answers on the connections there are, which stay open.
-    pub(crate) fn silence(&self) {
-        self.state.silent.store(self.state.connections.load(Ordering::SeqCst), Ordering::SeqCst);
-    }
-
-    /// Answers the next script in place of the server.
-    pub(crate) fn answer(&self, answer: &'static [u8]) {
-        *self.state.answer.lock().unwrap() = Some(answer);
-    }
-
-    /// Ends the connections there are and turns away those that come, or no longer does.
-    pub(crate) fn refuse(&self, refuses: bool) {
-        self.state.refuses.store(refuses, Ordering::SeqCst);
-    }
-
-    pub(crate) fn delay(&self, answers: Duration) {
-        self.state.delay_ms.store(answers.as_millis() as u64, Ordering::SeqCst);
-    }
-}
-
-impl ProxyState {
-    async fn pass(self: Arc<Self>, mut client: TcpStream, mut server: UnixStream) {
-        let number = self.connections.fetch_add(1, Ordering::SeqCst) + 1;
-        let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-        let mut cut = false;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(10)) => {
-                    if self.refuses.load(Ordering::SeqCst) {
-                        return;
-                    }
-                }
-                read = client.read(&mut asked) => {
-                    let Ok(read @ 1..) = read else { return };
-                    let scripts = asked[..read].windows(7).filter(|word| *word == b"EVALSHA").count() as u64;
-                    let before = self.scripts.fetch_add(scripts, Ordering::SeqCst);
-                    let nth = self.cut.load(Ordering::SeqCst);
-                    cut |= (before + 1..=before + scripts).contains(&nth);
-                    let answer = if scripts > 0 { self.answer.lock().unwrap().take() } else { None };
-                    let sent = match answer {
-                        Some(answer) => client.write_all(answer).await,
-                        None => server.write_all(&asked[..read]).await,
-                    };
-                    if sent.is_err() {
-                        return;
-                    }
-                }
-                read = server.read(&mut answered) => {
-                    let Ok(read @ 1..) = read else { return };
-                    if cut {
-                        return;
-                    }
-                    tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
-                    if number > self.silent.load(Ordering::SeqCst)
-                        && client.write_all(&answered[..read]).await.is_err()
-                    {
-                        return;
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// What is logged.
