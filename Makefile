@@ -5,7 +5,7 @@ WITH_SERVER = server=$$(tools/redis-server.sh) && $${server:+env FAIRLANE_SERVER
 # What a script may use without `local`: what Redis gives it.
 LUA_GLOBALS = redis KEYS ARGV tonumber type pcall ipairs pairs next unpack math string table
 
-.PHONY: help demo demo-cluster test test-matrix ci bench fuzz lua deny server
+.PHONY: help demo demo-cluster test test-matrix ci soak bench fuzz lua deny server
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,12 @@ ci: lua deny ## runs all that has to pass before a change goes in
 	$(MAKE) test
 	$(MAKE) test-matrix SERVERS=valkey-9.1
 	@$(WITH_SERVER) cargo bench --bench bench -- --quick
+
+soak: ## runs the fault battery for about ten minutes, and writes target/faults.md
+	@mkdir -p target && printf '%s\n' '| fault | delivered | served | doubled | lost | longest stall |' \
+	  '|---|---|---|---|---|---|' >target/faults.md
+	@$(WITH_SERVER) env FAIRLANE_SOAK=1 FAIRLANE_FAULTS_TABLE="$(CURDIR)/target/faults.md" \
+	  cargo test --workspace --all-features --test faults -- --nocapture
 
 bench: ## measures cost, latency and fairness, on a server of its own
 	@$(WITH_SERVER) cargo bench --bench bench

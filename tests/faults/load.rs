@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     check::{Excused, Verdict, check},
     record::{Event, Record},
-    work::{self, LEASED, PULLED},
+    work::{self, LEASED, PULLED, Takes, some_are_slow},
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -45,10 +45,14 @@ pub(crate) struct Load {
     /// With brokers of this kind the load is done; in the end nothing is changed any more.
     changed: Make,
     pub(crate) record: Arc<Record>,
+    /// Ends the deliverers.
+    pub(crate) delivered: CancellationToken,
     /// Where other processes record.
     pub(crate) dir: TempDir,
     pub(crate) deliverers: u32,
     pub(crate) workers: u32,
+    /// How long messages take.
+    pub(crate) takes: Takes,
     /// Scenarios measure time: not all at once.
     _turn: SemaphorePermit<'static>,
 }
@@ -63,9 +67,11 @@ impl Load {
             changed: make.clone(),
             make,
             record: Arc::new(Record::new()),
+            delivered: CancellationToken::new(),
             dir: tempfile::tempdir().unwrap(),
             deliverers: 2,
             workers: 2,
+            takes: some_are_slow,
             _turn: turn,
         };
         let broker = load.connect(&load.make).await;
@@ -106,20 +112,20 @@ impl Load {
 
     /// Lets everybody work while the fault goes on, and a little longer, until the queues are empty.
     pub(crate) async fn during(self, fault: impl AsyncFnOnce(&Self)) -> Told {
-        let (delivering, working) = (CancellationToken::new(), CancellationToken::new());
+        let working = CancellationToken::new();
         let (mut deliverers, mut workers) = (JoinSet::new(), JoinSet::new());
         for number in 0..self.deliverers {
             let (broker, record) = (self.broker().await, self.record.clone());
-            deliverers.spawn(work::deliver(broker, record, number, delivering.clone()));
+            deliverers.spawn(work::deliver(broker, record, number, self.delivered.clone()));
         }
         for _ in 0..self.workers {
-            let (broker, record) = (self.broker().await, &self.record);
-            workers.spawn(work::work(broker.clone(), record.clone(), working.clone()));
-            workers.spawn(work::work_by_hand(broker, record.clone(), working.clone()));
+            let (broker, record, takes) = (self.broker().await, &self.record, self.takes);
+            workers.spawn(work::work(broker.clone(), record.clone(), takes, working.clone()));
+            workers.spawn(work::work_by_hand(broker, record.clone(), takes, working.clone()));
         }
         workers.spawn(work::pull(self.broker().await, self.record.clone(), working.clone()));
         fault(&self).await;
-        delivering.cancel();
+        self.delivered.cancel();
         ended(deliverers).await;
         self.caught_up().await;
         working.cancel();
@@ -129,7 +135,7 @@ impl Load {
 
     /// Waits a while for those at work to have everything in hand: whether they do is for the record to
     /// say.
-    async fn caught_up(&self) {
+    pub(crate) async fn caught_up(&self) {
         let broker = self.connect(&self.make).await;
         for _ in 0..500 {
             let mut waiting = 0;
@@ -179,7 +185,8 @@ impl Load {
                     }
                 }
                 _ => {
-                    let worker = work::worker(queue, &self.record, &CancellationToken::new());
+                    let never = CancellationToken::new();
+                    let worker = work::worker(queue, &self.record, self.takes, &never);
                     worker.concurrency(100).run_until_empty().await.unwrap();
                 }
             }
@@ -204,7 +211,7 @@ async fn ended(mut tasks: JoinSet<()>) {
 
 /// A scenario that is over.
 pub(crate) struct Told {
-    load: Load,
+    pub(crate) load: Load,
     /// What should not be there in the end.
     left: Vec<String>,
 }

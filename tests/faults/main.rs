@@ -8,7 +8,9 @@
 
 mod broken;
 mod check;
+mod clock;
 mod crash;
+mod flood;
 mod link;
 mod load;
 mod record;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -47,7 +48,7 @@ pub(crate) async fn deliver(
         }
         let (facet, pulled) = (8 * number + round % 8, round % 5 == 4);
         if round % 10 == 0 {
-            deliver_batch(&broker, &record, facet, 20, LEASED).await;
+            deliver_batch(&broker, &record, 20, |_| facet).await;
         } else {
             deliver_one(&broker, &record, facet, round % 2 == 0, pulled).await;
         }
@@ -74,18 +75,19 @@ async fn deliver_one(broker: &Broker, record: &Record, facet: u32, keyed: bool, 
     }
 }
 
-/// Delivers a batch of one facet, in whose order it is.
+/// Delivers a batch, each to its facet by its place, and returns its numbers.
 pub(crate) async fn deliver_batch(
     broker: &Broker,
     record: &Record,
-    facet: u32,
     size: u64,
-    topic: &str,
-) {
+    facet: impl Fn(u32) -> u32,
+) -> Range<u64> {
     let first = NEXT.fetch_add(size, Ordering::Relaxed);
     let numbers = first..first + size;
-    let bodies: Vec<_> = numbers.clone().map(|n| message(n, facet, topic)).collect();
-    for n in numbers.clone() {
+    let mut bodies = Vec::new();
+    for (place, n) in numbers.clone().enumerate() {
+        let facet = facet(place as u32);
+        bodies.push(message(n, facet, LEASED));
         record.note(Event::Deliver { n, facet, keyed: false, pulled: false });
     }
     let (done, beyond, rest) = match broker.deliver_all(&bodies).await {
@@ -95,11 +97,12 @@ pub(crate) async fn deliver_batch(
         outcome => (0, Vec::new(), Known::of(&outcome)),
     };
     let beyond: BTreeSet<usize> = beyond.into_iter().map(|(place, _)| place).collect();
-    for (place, n) in numbers.enumerate() {
+    for (place, n) in numbers.clone().enumerate() {
         let is_done = place < done || beyond.contains(&place);
         let known = if is_done { Known::Done } else { rest };
         record.note(Event::Delivered { n, known });
     }
+    numbers
 }
 
 /// What becomes of a message: most are done at once.
@@ -122,12 +125,19 @@ fn how(outcome: &Outcome) -> How {
     }
 }
 
+/// How long a message takes by its number.
+pub(crate) type Takes = fn(u64) -> Duration;
+
 /// Some are slower than their lease.
-fn work_on(n: u64) -> Duration {
+pub(crate) fn some_are_slow(n: u64) -> Duration {
     match n % 97 {
         7 => LASTING * 3 / 2,
         n => MS * (n % 4) as u32,
     }
+}
+
+pub(crate) fn all_are_quick(_: u64) -> Duration {
+    Duration::ZERO
 }
 
 fn leased(record: &Record, delivery: &Delivery, asked: Instant) -> Hold {
@@ -138,7 +148,12 @@ fn leased(record: &Record, delivery: &Delivery, asked: Instant) -> Hold {
 }
 
 /// A worker that records what it does.
-pub(crate) fn worker(queue: &Queue, record: &Arc<Record>, stop: &CancellationToken) -> Worker {
+pub(crate) fn worker(
+    queue: &Queue,
+    record: &Arc<Record>,
+    takes: Takes,
+    stop: &CancellationToken,
+) -> Worker {
     let (handles, settles) = (record.clone(), record.clone());
     let worker = queue.worker(move |delivery: Arc<Delivery>| {
         let record = handles.clone();
@@ -146,7 +161,7 @@ pub(crate) fn worker(queue: &Queue, record: &Arc<Record>, stop: &CancellationTok
             // As the library counts it: a lease ends 1 ms before its length is over.
             let asked = delivery.expires_at() + MS - LASTING;
             let hold = leased(&record, &delivery, asked);
-            sleep(work_on(hold.n)).await;
+            sleep(takes(hold.n)).await;
             let outcome = outcome(hold, delivery.attempt().get());
             record.note(Event::Settle { hold, how: how(&outcome) });
             Ok::<_, AnyError>(outcome)
@@ -156,16 +171,28 @@ pub(crate) fn worker(queue: &Queue, record: &Arc<Record>, stop: &CancellationTok
         let (hold, how) = (Hold::of(delivery), how(handled.outcome));
         settles.note(Event::Settled { hold, how, known: Known::of(&handled.settled) });
     });
-    worker.lasting(LASTING).concurrency(16).stop_on(stop.clone()).signals(false)
+    // What is slow is given back when it stops.
+    let worker = worker.lasting(LASTING).grace(LASTING / 10).concurrency(16);
+    worker.stop_on(stop.clone()).signals(false)
 }
 
 /// Works until it is stopped.
-pub(crate) async fn work(broker: Broker, record: Arc<Record>, stop: CancellationToken) {
-    worker(&broker.queue(LEASED), &record, &stop).run().await.unwrap();
+pub(crate) async fn work(
+    broker: Broker,
+    record: Arc<Record>,
+    takes: Takes,
+    stop: CancellationToken,
+) {
+    worker(&broker.queue(LEASED), &record, takes, &stop).run().await.unwrap();
 }
 
 /// Leases, extends and settles by hand, until it is stopped.
-pub(crate) async fn work_by_hand(broker: Broker, record: Arc<Record>, stop: CancellationToken) {
+pub(crate) async fn work_by_hand(
+    broker: Broker,
+    record: Arc<Record>,
+    takes: Takes,
+    stop: CancellationToken,
+) {
     let queue = broker.queue(LEASED);
     let mut slow = tokio::task::JoinSet::new();
     while !stop.is_cancelled() {
@@ -189,7 +216,7 @@ pub(crate) async fn work_by_hand(broker: Broker, record: Arc<Record>, stop: Canc
         let mut together = Vec::new();
         for delivery in deliveries {
             let hold = leased(&record, &delivery, asked);
-            match (work_on(hold.n), outcome(hold, delivery.attempt().get())) {
+            match (takes(hold.n), outcome(hold, delivery.attempt().get())) {
                 (time, _) if time > LASTING => {
                     let record = record.clone();
                     slow.spawn(async move {

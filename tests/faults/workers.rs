@@ -3,7 +3,10 @@
 use std::{path::Path, process::Child, sync::Arc};
 
 use fairlane::Broker;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
     load::{Load, SECOND, long},
     record::Record,
     support::{Server, another_process, other_process},
-    work,
+    work::{self, some_are_slow},
 };
 
 const URL: &str = "FAIRLANE_FAULTS_URL";
@@ -38,8 +41,8 @@ async fn work_in(dir: &Path) {
     let never = CancellationToken::new();
     let broker = <Broker>::builder().redis(std::env::var(URL).unwrap()).connect().await.unwrap();
     tokio::join!(
-        work::work(broker.clone(), record.clone(), never.clone()),
-        work::work_by_hand(broker, record, never)
+        work::work(broker.clone(), record.clone(), some_are_slow, never.clone()),
+        work::work_by_hand(broker, record, some_are_slow, never)
     );
 }
 
@@ -68,4 +71,50 @@ async fn workers_that_are_killed_lose_nothing() {
     });
     told.await.holds("kill -9 of workers", &Excused::default());
     assert!(killed > 9, "{killed}");
+}
+
+/// Works for a while, up to the length of a lease: each for another one.
+async fn stay(broker: Broker, record: Arc<Record>, come: u32) {
+    let stop = CancellationToken::new();
+    let leave = async {
+        sleep(work::LASTING / 100 * (come * 37 % 100)).await;
+        stop.cancel();
+    };
+    if come.is_multiple_of(2) {
+        tokio::join!(work::work(broker, record, some_are_slow, stop.clone()), leave);
+    } else {
+        tokio::join!(work::work_by_hand(broker, record, some_are_slow, stop.clone()), leave);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_come_and_go_lose_nothing() {
+    let server = Server::start(&[]).await;
+    let url = server.url();
+    let mut load = Load::on(move || <Broker>::builder().redis(url.clone())).await;
+    load.workers = 0;
+    let told = load.during(async |load| {
+        let mut workers = JoinSet::new();
+        let come_and_go = async {
+            for come in 1.. {
+                if workers.len() == 200 {
+                    workers.join_next().await.unwrap().unwrap();
+                }
+                workers.spawn(stay(load.broker().await, load.record.clone(), come));
+            }
+        };
+        let over = async {
+            sleep(long()).await;
+            load.delivered.cancel();
+            load.caught_up().await;
+        };
+        tokio::select! {
+            () = come_and_go => {}
+            () = over => {}
+        }
+        while let Some(worker) = workers.join_next().await {
+            worker.unwrap();
+        }
+    });
+    told.await.holds("200 workers that come and go", &Excused::default());
 }
