@@ -10,7 +10,7 @@ use crate::{
     load::{Load, SECOND, soaks},
     record::Event,
     support::Server,
-    work::{all_are_quick, deliver_batch},
+    work::{Kind, deliver_batch},
 };
 
 /// How many facets come with one message each.
@@ -23,7 +23,7 @@ async fn a_flood_of_one_facet_keeps_nobody_waiting_and_loses_nothing() {
     let server = Server::start(&[]).await;
     let url = server.url();
     let mut load = Load::on(move || <Broker>::builder().redis(url.clone())).await;
-    (load.deliverers, load.takes) = (0, all_are_quick);
+    (load.deliverers, load.kind) = (0, Kind::Quick);
     let mut quiet = 0..0;
     let told = load.during(async |load| {
         let broker = load.broker().await;
@@ -39,10 +39,9 @@ async fn a_flood_of_one_facet_keeps_nobody_waiting_and_loses_nothing() {
     assert_eq!((verdict.delivered as u64, verdict.lost), (flood + QUIET, 0));
 
     // From when the quiet ones were there until the last of them was leased for the first time.
-    let history = told.load.record.history(told.load.dir.path());
     let mut waiting = quiet.clone().collect::<BTreeSet<_>>();
     let (mut there, mut passed) = (0, 0);
-    for entry in history {
+    for entry in &told.history {
         match entry.event {
             Event::Delivered { n, .. } if quiet.contains(&n) => there += 1,
             Event::Leased { hold, .. } if quiet.contains(&hold.n) => drop(waiting.remove(&hold.n)),

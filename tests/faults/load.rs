@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     check::{Excused, Verdict, check},
-    record::{Event, Record},
-    work::{self, LEASED, PULLED, Takes, some_are_slow},
+    record::{Entry, Event, Record},
+    work::{self, Kind, LEASED, PULLED},
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -51,10 +51,10 @@ pub(crate) struct Load {
     pub(crate) dir: TempDir,
     pub(crate) deliverers: u32,
     pub(crate) workers: u32,
-    /// How long messages take.
-    pub(crate) takes: Takes,
+    /// What is done with messages.
+    pub(crate) kind: Kind,
     /// Scenarios measure time: not all at once.
-    _turn: SemaphorePermit<'static>,
+    turn: SemaphorePermit<'static>,
 }
 
 impl Load {
@@ -71,8 +71,8 @@ impl Load {
             dir: tempfile::tempdir().unwrap(),
             deliverers: 2,
             workers: 2,
-            takes: some_are_slow,
-            _turn: turn,
+            kind: Kind::Mixed,
+            turn,
         };
         let broker = load.connect(&load.make).await;
         let queues = [(LEASED, "^leased$"), (PULLED, "^pulled$")];
@@ -119,9 +119,9 @@ impl Load {
             deliverers.spawn(work::deliver(broker, record, number, self.delivered.clone()));
         }
         for _ in 0..self.workers {
-            let (broker, record, takes) = (self.broker().await, &self.record, self.takes);
-            workers.spawn(work::work(broker.clone(), record.clone(), takes, working.clone()));
-            workers.spawn(work::work_by_hand(broker, record.clone(), takes, working.clone()));
+            let (broker, record, kind) = (self.broker().await, &self.record, self.kind);
+            workers.spawn(work::work(broker.clone(), record.clone(), kind, working.clone()));
+            workers.spawn(work::work_by_hand(broker, record.clone(), kind, working.clone()));
         }
         workers.spawn(work::pull(self.broker().await, self.record.clone(), working.clone()));
         fault(&self).await;
@@ -156,6 +156,7 @@ impl Load {
         for name in [LEASED, PULLED] {
             let queue = broker.queue(name);
             self.empty(&queue, &mut left).await;
+            left.extend(uncounted(&queue).await);
             let findings = queue.doctor().await.unwrap();
             left.extend(
                 findings.iter().map(|finding| format!("queue {name} is not sound: {finding:?}")),
@@ -170,7 +171,8 @@ impl Load {
                 from = next;
             }
         }
-        Told { load: self, left }
+        let history = self.record.take_history(self.dir.path());
+        Told { history, left, _turn: self.turn }
     }
 
     /// Serves a queue until nothing is on it, leased or delayed either.
@@ -186,7 +188,7 @@ impl Load {
                 }
                 _ => {
                     let never = CancellationToken::new();
-                    let worker = work::worker(queue, &self.record, self.takes, &never);
+                    let worker = work::worker(queue, &self.record, self.kind, &never);
                     worker.concurrency(100).run_until_empty().await.unwrap();
                 }
             }
@@ -202,6 +204,14 @@ impl Load {
     }
 }
 
+/// What came on a queue that is empty now, and has not left it in one of the ways that it counts.
+async fn uncounted(queue: &Queue) -> Option<String> {
+    let stats = queue.stats().await.unwrap();
+    let left = if queue.name() == PULLED { stats.served } else { stats.acked + stats.dead };
+    let is = stats.delivered == left;
+    (!is).then(|| format!("queue {} counts more or less than it had: {stats:?}", queue.name()))
+}
+
 /// Waits for all of them. One that panics has found something that nobody expects.
 async fn ended(mut tasks: JoinSet<()>) {
     while let Some(task) = tasks.join_next().await {
@@ -211,16 +221,16 @@ async fn ended(mut tasks: JoinSet<()>) {
 
 /// A scenario that is over.
 pub(crate) struct Told {
-    pub(crate) load: Load,
+    pub(crate) history: Vec<Entry>,
     /// What should not be there in the end.
     left: Vec<String>,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl Told {
     /// What the record shows.
     pub(crate) fn verdict(&self, excused: &Excused) -> Verdict {
-        let history = self.load.record.history(self.load.dir.path());
-        let mut verdict = check(&history, excused);
+        let mut verdict = check(&self.history, excused);
         verdict.breaches.extend(self.left.iter().cloned());
         verdict
     }

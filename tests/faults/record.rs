@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write,
+    mem::take,
     path::Path,
     sync::Mutex,
     time::{Instant, SystemTime},
@@ -168,9 +169,9 @@ impl Record {
         }
     }
 
-    /// All that was recorded here, and by other processes in the directory, in its order.
-    pub(crate) fn history(&self, dir: &Path) -> Vec<Entry> {
-        let mut entries = self.entries.lock().unwrap().clone();
+    /// Takes all that was recorded here, and by other processes in the directory, in its order.
+    pub(crate) fn take_history(&self, dir: &Path) -> Vec<Entry> {
+        let mut entries = take(&mut *self.entries.lock().unwrap());
         for file in fs::read_dir(dir).unwrap() {
             let path = file.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "record") {

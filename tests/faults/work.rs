@@ -105,16 +105,34 @@ pub(crate) async fn deliver_batch(
     numbers
 }
 
-/// What becomes of a message: most are done at once.
-fn outcome(hold: Hold, attempt: u32) -> Outcome {
-    match (attempt, hold.n % 40) {
-        (1, 0) => Outcome::Retry(Duration::ZERO),
-        (1, 1) => Outcome::Retry(30 * MS),
-        (1, 2) => Outcome::Fail("the first time it fails".into()),
-        // That is no attempt, so it is not for ever.
-        (1, 3) if hold.lease.is_multiple_of(2) => Outcome::Hold(20 * MS),
-        (_, 4) => Outcome::AckCost(2.0),
-        _ => Outcome::Ack,
+/// What is done with messages, by their numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// Most take some ms and are done then. Some are given back, and some are slower than their lease.
+    Mixed,
+    /// All are done at once.
+    Quick,
+}
+
+impl Kind {
+    fn takes(self, n: u64) -> Duration {
+        match (self, n % 97) {
+            (Self::Quick, _) => Duration::ZERO,
+            (Self::Mixed, 7) => LASTING * 3 / 2,
+            (Self::Mixed, n) => MS * (n % 4) as u32,
+        }
+    }
+
+    fn outcome(self, hold: Hold, attempt: u32) -> Outcome {
+        match (self, attempt, hold.n % 40) {
+            (Self::Mixed, 1, 0) => Outcome::Retry(Duration::ZERO),
+            (Self::Mixed, 1, 1) => Outcome::Retry(30 * MS),
+            (Self::Mixed, 1, 2) => Outcome::Fail("the first time it fails".into()),
+            // That is no attempt, so it is not for ever.
+            (Self::Mixed, 1, 3) if hold.lease.is_multiple_of(2) => Outcome::Hold(20 * MS),
+            (_, _, 4) => Outcome::AckCost(2.0),
+            _ => Outcome::Ack,
+        }
     }
 }
 
@@ -125,24 +143,11 @@ fn how(outcome: &Outcome) -> How {
     }
 }
 
-/// How long a message takes by its number.
-pub(crate) type Takes = fn(u64) -> Duration;
-
-/// Some are slower than their lease.
-pub(crate) fn some_are_slow(n: u64) -> Duration {
-    match n % 97 {
-        7 => LASTING * 3 / 2,
-        n => MS * (n % 4) as u32,
-    }
-}
-
-pub(crate) fn all_are_quick(_: u64) -> Duration {
-    Duration::ZERO
-}
-
-fn leased(record: &Record, delivery: &Delivery, asked: Instant) -> Hold {
+fn leased(record: &Record, delivery: &Delivery) -> Hold {
     let (hold, attempt) = (Hold::of(delivery), delivery.attempt().get());
-    let (asked, until) = (record.at(asked), record.at(delivery.expires_at()));
+    // The library has it end 1 ms before its length is over, counted from before it was asked for.
+    let until = delivery.expires_at();
+    let (asked, until) = (record.at(until + MS - LASTING), record.at(until));
     record.note(Event::Leased { hold, attempt, asked, until });
     hold
 }
@@ -151,18 +156,16 @@ fn leased(record: &Record, delivery: &Delivery, asked: Instant) -> Hold {
 pub(crate) fn worker(
     queue: &Queue,
     record: &Arc<Record>,
-    takes: Takes,
+    kind: Kind,
     stop: &CancellationToken,
 ) -> Worker {
     let (handles, settles) = (record.clone(), record.clone());
     let worker = queue.worker(move |delivery: Arc<Delivery>| {
         let record = handles.clone();
         async move {
-            // As the library counts it: a lease ends 1 ms before its length is over.
-            let asked = delivery.expires_at() + MS - LASTING;
-            let hold = leased(&record, &delivery, asked);
-            sleep(takes(hold.n)).await;
-            let outcome = outcome(hold, delivery.attempt().get());
+            let hold = leased(&record, &delivery);
+            sleep(kind.takes(hold.n)).await;
+            let outcome = kind.outcome(hold, delivery.attempt().get());
             record.note(Event::Settle { hold, how: how(&outcome) });
             Ok::<_, AnyError>(outcome)
         }
@@ -177,46 +180,32 @@ pub(crate) fn worker(
 }
 
 /// Works until it is stopped.
-pub(crate) async fn work(
-    broker: Broker,
-    record: Arc<Record>,
-    takes: Takes,
-    stop: CancellationToken,
-) {
-    worker(&broker.queue(LEASED), &record, takes, &stop).run().await.unwrap();
+pub(crate) async fn work(broker: Broker, record: Arc<Record>, kind: Kind, stop: CancellationToken) {
+    worker(&broker.queue(LEASED), &record, kind, &stop).run().await.unwrap();
 }
 
 /// Leases, extends and settles by hand, until it is stopped.
 pub(crate) async fn work_by_hand(
     broker: Broker,
     record: Arc<Record>,
-    takes: Takes,
+    kind: Kind,
     stop: CancellationToken,
 ) {
     let queue = broker.queue(LEASED);
     let mut slow = tokio::task::JoinSet::new();
     while !stop.is_cancelled() {
-        let mut asked = Instant::now();
-        let lease = queue.lease_many(MOST).lasting(LASTING);
-        let deliveries = match lease.await {
-            // Who waits asks at a time that is not known here.
-            Ok(none) if none.is_empty() => {
-                match queue.lease_many(MOST).lasting(LASTING).wait(WAIT).await {
-                    Ok(some) => {
-                        asked =
-                            some.first().map_or(asked, |first| first.expires_at() + MS - LASTING);
-                        some
-                    }
-                    outcome => failed(&outcome).await,
-                }
+        let deliveries = match queue.lease_many(MOST).lasting(LASTING).wait(WAIT).await {
+            Ok(deliveries) => deliveries,
+            outcome => {
+                Known::of(&outcome);
+                sleep(5 * MS).await;
+                continue;
             }
-            Ok(some) => some,
-            outcome => failed(&outcome).await,
         };
         let mut together = Vec::new();
         for delivery in deliveries {
-            let hold = leased(&record, &delivery, asked);
-            match (takes(hold.n), outcome(hold, delivery.attempt().get())) {
+            let hold = leased(&record, &delivery);
+            match (kind.takes(hold.n), kind.outcome(hold, delivery.attempt().get())) {
                 (time, _) if time > LASTING => {
                     let record = record.clone();
                     slow.spawn(async move {
@@ -238,13 +227,6 @@ pub(crate) async fn work_by_hand(
     while let Some(slow) = slow.join_next().await {
         slow.unwrap();
     }
-}
-
-/// Waits a little after a call that some fault explains.
-async fn failed<T, Out: Default>(outcome: &fairlane::Result<T>) -> Out {
-    Known::of(outcome);
-    sleep(5 * MS).await;
-    Out::default()
 }
 
 async fn extend(record: &Record, hold: Hold, delivery: &Delivery) {

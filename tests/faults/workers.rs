@@ -14,7 +14,7 @@ use crate::{
     load::{Load, SECOND, long},
     record::Record,
     support::{Server, another_process, other_process},
-    work::{self, some_are_slow},
+    work::{self, Kind},
 };
 
 const URL: &str = "FAIRLANE_FAULTS_URL";
@@ -41,8 +41,8 @@ async fn work_in(dir: &Path) {
     let never = CancellationToken::new();
     let broker = <Broker>::builder().redis(std::env::var(URL).unwrap()).connect().await.unwrap();
     tokio::join!(
-        work::work(broker.clone(), record.clone(), some_are_slow, never.clone()),
-        work::work_by_hand(broker, record, some_are_slow, never)
+        work::work(broker.clone(), record.clone(), Kind::Mixed, never.clone()),
+        work::work_by_hand(broker, record, Kind::Mixed, never)
     );
 }
 
@@ -81,9 +81,9 @@ async fn stay(broker: Broker, record: Arc<Record>, come: u32) {
         stop.cancel();
     };
     if come.is_multiple_of(2) {
-        tokio::join!(work::work(broker, record, some_are_slow, stop.clone()), leave);
+        tokio::join!(work::work(broker, record, Kind::Mixed, stop.clone()), leave);
     } else {
-        tokio::join!(work::work_by_hand(broker, record, some_are_slow, stop.clone()), leave);
+        tokio::join!(work::work_by_hand(broker, record, Kind::Mixed, stop.clone()), leave);
     }
 }
 
