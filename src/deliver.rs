@@ -11,7 +11,7 @@ use crate::{
     connection::Repeat,
     core::{Core, read},
     durable::Durable,
-    error::{Result, runtime_ended, unexpected},
+    error::{Result, runtime_ended, to_be_told, unexpected},
     gather::{Gather, Reply},
     keys::Places,
     link::Pause,
@@ -152,25 +152,23 @@ pub(crate) async fn deliver(core: &Core, messages: Vec<Ready>) -> Result<Vec<Rec
         async move { (places, deliver_or_refuse(partition, &some).await) }
     });
     let parts: Vec<_> = parts.collect();
-    let mut failed: Option<(usize, Error)> = None;
+    let mut failed = Vec::new();
     for (places, outcome) in join_all(parts).await {
         let (delivered, error) = match outcome {
             Ok(delivered) => (delivered, None),
             Err(Failed { delivered, error, .. }) => (delivered, Some(error)),
         };
         if let Some(error) = error {
-            let place = places[delivered.len()];
-            if failed.as_ref().is_none_or(|(first, _)| place < *first) {
-                failed = Some((place, error));
-            }
+            failed.push((places[delivered.len()], error));
         }
         for (place, receipt) in places.into_iter().zip(delivered) {
             receipts[place] = Some(receipt);
         }
     }
-    match failed {
+    failed.sort_by_key(|(place, _)| *place);
+    match to_be_told(failed.into_iter().map(|(_, error)| error)) {
         None => Ok(receipts.into_iter().flatten().collect()),
-        Some((_, error)) => Err(interrupted(receipts.into_iter(), error)),
+        Some(error) => Err(interrupted(receipts.into_iter(), error)),
     }
 }
 

@@ -70,7 +70,8 @@ pub enum Error {
         /// Where the namespace has several [`partitions`](crate::BrokerBuilder::partitions): what else is
         /// delivered, with its place in the batch, counted from 0.
         beyond: Vec<(usize, Receipt)>,
-        /// What happened to the next part: for `MaybeApplied` it may be delivered too, as a whole.
+        /// What happened to the next part: for `MaybeApplied` it may be delivered too, as a whole. Where
+        /// parts of several partitions failed, it is told of one for which that is so.
         source: Box<Error>,
     },
     /// A [`pull_many`](crate::Queue::pull_many) has taken `pulled`, and perhaps more that did not
@@ -433,10 +434,31 @@ pub(crate) fn runtime_ended() -> Error {
     Error::MaybeApplied(Cause::new(io::Error::other("the runtime ended before a reply came")))
 }
 
+/// Of what failed on several partitions, that which leaves the caller in doubt, or else the first.
+pub(crate) fn to_be_told(failed: impl Iterator<Item = Error>) -> Option<Error> {
+    failed.min_by_key(|error| !matches!(error, Error::MaybeApplied(_)))
+}
+
 /// A reply that the scripts of this version do not give.
 pub(crate) fn unexpected(what: &'static str) -> Error {
     Error::Server {
         code: "REPLY".into(),
         cause: Cause::new(io::Error::new(io::ErrorKind::InvalidData, what)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_carried_out_is_told_whatever_else_failed() {
+        let not_sent = || Error::NotSent(Cause::timeout("away"));
+        let doubt = || Error::MaybeApplied(Cause::timeout("silent"));
+        let told = |failed: Vec<Error>| to_be_told(failed.into_iter());
+        assert!(matches!(told(vec![not_sent(), doubt()]), Some(Error::MaybeApplied(_))));
+        assert!(matches!(told(vec![doubt(), not_sent()]), Some(Error::MaybeApplied(_))));
+        assert!(matches!(told(vec![not_sent(), Error::Full]), Some(Error::NotSent(_))));
+        assert!(told(Vec::new()).is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use redis::{Cmd, Value};
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     connection::Repeat,
     core::{Core, read},
     durable::Durable,
-    error::{Cause, Result, runtime_ended, unexpected},
+    error::{Cause, Result, runtime_ended, to_be_told, unexpected},
     gather::{Gather, Reply},
     keys::Places,
     metrics,
@@ -218,7 +218,18 @@ async fn settle_each(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Ve
         let some: Vec<_> = places.into_iter().map(|place| tokens[place].clone()).collect();
         settle_some(partition, how, &some).await
     });
-    Ok(try_join_all(settling).await?.into_iter().flatten().collect())
+    // What one partition refuses is no reason to leave off on another.
+    let (mut lost, mut failed) = (Vec::new(), Vec::new());
+    for settled in join_all(settling).await {
+        match settled {
+            Ok(some) => lost.extend(some),
+            Err(error) => failed.push(error),
+        }
+    }
+    match to_be_told(failed.into_iter()) {
+        None => Ok(lost),
+        Some(error) => Err(error),
+    }
 }
 
 /// Settles leases of one partition, those of all queues in one call for each 1,000, or more calls
