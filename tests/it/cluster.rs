@@ -9,20 +9,12 @@ use std::{
 use fairlane::{Broker, BrokerBuilder, Cursor, Error, Message, testing::TestCluster};
 use serde_json::Value;
 
-use crate::support::{message, until};
+use crate::support::{message, slot, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn builder(cluster: &TestCluster) -> BrokerBuilder {
     <Broker>::builder().redis(cluster.url()).namespace("shop").deadline(20 * SECOND)
-}
-
-/// The slot of what has this between its braces, as a node says.
-async fn slot(cluster: &TestCluster, tag: &str) -> u16 {
-    let client = redis::Client::open(("127.0.0.1", cluster.port(0))).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let key = format!("{{{tag}}}:routes");
-    redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query_async(&mut connection).await.unwrap()
 }
 
 fn n_of(message: &Value) -> u64 {

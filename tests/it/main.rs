@@ -44,8 +44,6 @@ mod pull;
 mod purge;
 mod queues;
 mod register_queue;
-#[path = "../support/sentinel.rs"]
-mod sentinel;
 mod sentinel_server;
 mod sentinels;
 mod settings;

@@ -2,10 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use crate::{
-    sentinel::Sentinels,
-    support::{another_process, other_process, until},
-};
+use crate::support::{Sentinels, another_process, other_process, until};
 
 async fn connect(port: u16) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(("127.0.0.1", port)).unwrap();

@@ -8,7 +8,7 @@ use std::{
 
 use fairlane::{Broker, BrokerBuilder, Error, Message};
 
-use crate::{sentinel::Sentinels, support::message};
+use crate::support::{Sentinels, message};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -14,14 +14,15 @@ use std::{
     time::Duration,
 };
 
-use fairlane::{Broker, BrokerBuilder, Credentials, Queue};
+use fairlane::{Broker, BrokerBuilder, Credentials, Queue, testing::TestCluster};
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
-pub(crate) use self::proxy::Proxy;
+pub(crate) use self::{proxy::Proxy, sentinel::Sentinels};
 
 mod proxy;
+mod sentinel;
 
 /// The time at which each test begins, in ms.
 pub(crate) const START: u64 = 1_000_000_000_000;
@@ -507,4 +508,12 @@ impl std::io::Write for Log {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// The slot of the keys that have this between their braces, as a node says.
+pub(crate) async fn slot(cluster: &TestCluster, tag: &str) -> u16 {
+    let client = redis::Client::open(("127.0.0.1", cluster.port(0))).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let key = format!("{{{tag}}}:routes");
+    redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query_async(&mut connection).await.unwrap()
 }

@@ -1,8 +1,9 @@
 //! A primary with replicas, watched by sentinels.
 
 use std::{
-    fmt::Write,
+    fmt::Write as _,
     fs,
+    io::Write as _,
     net::TcpListener,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
@@ -11,18 +12,24 @@ use std::{
 
 use redis::{FromRedisValue, RedisResult};
 
+use super::until;
+
 /// The name under which the sentinels know the primary and its replicas.
 const NAME: &str = "mymaster";
 const SENTINELS: usize = 3;
 
-/// Ends all processes when the other end of its input does: when it is dropped, or its owner was killed.
-const END: &str = r#"read -r _; kill -KILL "$@"; rm -rf "$0""#;
+/// Ends all processes whose numbers it reads, when the other end of its input does: when it is dropped, or its
+/// owner was killed.
+const END: &str = r#"while read -r pid; do set -- "$@" "$pid"; done; kill -KILL "$@"; rm -rf "$0""#;
 
 /// A primary, its replicas, and three sentinels, on free ports of the loopback interface. A primary that is
 /// silent for half a second is taken for dead by two of them. All end with this, or with the process.
 pub(crate) struct Sentinels {
     servers: Vec<Process>,
     sentinels: Vec<Process>,
+    /// Those in whose place others were started. They are waited for in the end: until then their numbers are
+    /// nobody else's.
+    dead: Vec<Child>,
     end: Child,
     /// Taken when all is to end.
     owner: Option<ChildStdin>,
@@ -35,14 +42,16 @@ struct Process {
 }
 
 impl Process {
-    fn start(dir: &Path, port: u16, args: &[&str]) -> Self {
+    fn start(dir: &Path, end: &mut ChildStdin, port: u16, args: &[&str]) -> Self {
         let program = fairlane::testing::server_program().expect("the tests need a Redis server");
         let log = fs::File::create(dir.join(format!("{port}.log"))).unwrap();
         let mut command = Command::new(program);
         command.args(args).current_dir(dir).stdin(Stdio::null()).stdout(log.try_clone().unwrap());
         // A Ctrl-C in the terminal is for the owner.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        Self { port, child: command.stderr(log).spawn().unwrap() }
+        let child = command.stderr(log).spawn().unwrap();
+        writeln!(end, "{}", child.id()).unwrap();
+        Self { port, child }
     }
 
     async fn ask<T: FromRedisValue>(&self, words: &str) -> RedisResult<T> {
@@ -58,7 +67,7 @@ impl Sentinels {
     /// the primary has.
     pub(crate) async fn start(replicas: usize) -> Self {
         for _ in 0..5 {
-            let mut started = Self::launch(replicas).await;
+            let mut started = Self::all(replicas).await;
             for _ in 0..1000 {
                 if started.processes().any(|process| process.child.try_wait().unwrap().is_some()) {
                     break; // Somebody was faster on its port.
@@ -73,44 +82,52 @@ impl Sentinels {
         panic!("the sentinels and their servers did not start");
     }
 
-    async fn launch(replicas: usize) -> Self {
+    async fn all(replicas: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = free_ports(1 + replicas + SENTINELS);
         let (servers, sentinels) = ports.split_at(1 + replicas);
-        let start = |port: &u16| {
-            let (primary, own) = (servers[0].to_string(), port.to_string());
-            let mut args = vec!["--port", &own, "--bind", "127.0.0.1", "--save", ""];
-            args.extend(["--repl-diskless-sync-delay", "0"]);
-            if own != primary {
-                args.extend(["--replicaof", "127.0.0.1", &primary]);
-            }
-            Process::start(dir.path(), *port, &args)
-        };
-        let watch = |port: &u16| {
-            let file = format!("{port}.conf");
-            fs::write(dir.path().join(&file), configuration(*port, servers, sentinels)).unwrap();
-            Process::start(dir.path(), *port, &[&file, "--sentinel"])
-        };
-        let mut running = vec![start(&servers[0])];
-        for _ in 0..200 {
-            // A replica that does not find its primary at once tries again after a second.
-            if running[0].ask::<()>("PING").await.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        running.extend(servers[1..].iter().map(start));
-        let sentinels: Vec<_> = sentinels.iter().map(watch).collect();
-        let processes = running.iter().chain(&sentinels);
         let mut end = Command::new("/bin/sh")
             .args(["-c", END])
             .arg(dir.path())
-            .args(processes.map(|process| process.child.id().to_string()))
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
         let owner = end.stdin.take();
-        Self { servers: running, sentinels, end, owner, dir }
+        let (all, dead) = (Vec::new(), Vec::new());
+        let mut started = Self { servers: all, sentinels: Vec::new(), dead, end, owner, dir };
+        let primary = started.start_server(servers[0], None);
+        started.servers.push(primary);
+        for _ in 0..200 {
+            // A replica that does not find its primary at once tries again after a second.
+            if started.servers[0].ask::<()>("PING").await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for port in &servers[1..] {
+            let replica = started.start_server(*port, Some(servers[0]));
+            started.servers.push(replica);
+        }
+        for port in sentinels {
+            let file = format!("{port}.conf");
+            let text = configuration(*port, servers, sentinels);
+            fs::write(started.dir.path().join(&file), text).unwrap();
+            let sentinel = started.start_process(*port, &[&file, "--sentinel"]);
+            started.sentinels.push(sentinel);
+        }
+        started
+    }
+
+    fn start_process(&mut self, port: u16, args: &[&str]) -> Process {
+        Process::start(self.dir.path(), self.owner.as_mut().unwrap(), port, args)
+    }
+
+    fn start_server(&mut self, port: u16, primary: Option<u16>) -> Process {
+        let (own, primary) = (port.to_string(), primary.map(|primary| primary.to_string()));
+        let mut args = vec!["--port", &own, "--bind", "127.0.0.1", "--save", ""];
+        args.extend(["--repl-diskless-sync-delay", "0"]);
+        args.extend(primary.iter().flat_map(|primary| ["--replicaof", "127.0.0.1", primary]));
+        self.start_process(port, &args)
     }
 
     fn print_logs(&mut self) {
@@ -126,11 +143,16 @@ impl Sentinels {
     }
 
     async fn are_ready(&self) -> bool {
-        for replica in &self.servers[1..] {
-            let info: RedisResult<String> = replica.ask("INFO replication").await;
-            if !info.is_ok_and(|info| info.contains("master_link_status:up")) {
+        let mut primaries = 0;
+        for server in &self.servers {
+            let Ok(info) = server.ask::<String>("INFO replication").await else { return false };
+            primaries += usize::from(info.contains("role:master"));
+            if !info.contains("role:master") && !info.contains("master_link_status:up") {
                 return false;
             }
+        }
+        if primaries != 1 {
+            return false;
         }
         // A sentinel that is not in touch with one has it as `disconnected`, or as down.
         for sentinel in &self.sentinels {
@@ -176,6 +198,38 @@ impl Sentinels {
         port
     }
 
+    /// Starts what was killed again, with nothing, as a replica of the primary that there is now, and waits
+    /// until it has what that has.
+    pub(crate) async fn launch(&mut self, port: u16) {
+        let primary = self.primary().await;
+        assert_ne!(port, primary, "nothing has taken its place");
+        let started = self.start_server(port, Some(primary));
+        let killed = self.servers.iter_mut().find(|server| server.port == port).unwrap();
+        self.dead.push(std::mem::replace(killed, started).child);
+        self.ready().await;
+    }
+
+    /// Has a replica take the place of the primary, and waits until that is a replica. Sentinel does not stop
+    /// it meanwhile: what it is told then is lost.
+    pub(crate) async fn fail_over(&self) {
+        let (first, ask) = (self.primary().await, format!("SENTINEL FAILOVER {NAME}"));
+        self.sentinels[0].ask::<()>(&ask).await.unwrap();
+        until("the sentinels name another primary", || async { self.primary().await != first })
+            .await;
+        self.ready().await;
+    }
+
+    /// Waits until one server is the primary, the others have what it has, and all sentinels know.
+    pub(crate) async fn ready(&self) {
+        for _ in 0..3000 {
+            if self.are_ready().await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the servers and their sentinels do not come to rest");
+    }
+
     /// Where the sentinels are.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect()
@@ -194,6 +248,10 @@ impl Drop for Sentinels {
         }
         self.owner.take();
         let _ = self.end.wait();
+        let dead = std::mem::take(&mut self.dead);
+        for mut child in dead {
+            let _ = child.wait();
+        }
         for process in self.processes() {
             let _ = process.child.wait();
         }
