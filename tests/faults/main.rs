@@ -10,6 +10,7 @@ mod broken;
 mod check;
 mod clock;
 mod crash;
+mod failover;
 mod flood;
 mod link;
 mod load;
