@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fairlane::{Error, ErrorKind};
 
-use crate::support::{Log, Server, Space, message, until};
+use crate::support::{Log, Server, Space, another_process, message, other_process, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -47,6 +47,13 @@ async fn a_server_that_takes_no_writes_is_not_healthy() {
 
 #[tokio::test]
 async fn a_server_that_may_lose_messages_is_a_warning() {
+    if other_process().is_none() {
+        // In a process of its own: a subscriber is for all that a process does.
+        let test = "health::a_server_that_may_lose_messages_is_a_warning";
+        let status = another_process(test, &std::env::temp_dir()).status();
+        assert!(status.unwrap().success());
+        return;
+    }
     let warnings = |args: &'static [&'static str]| async move {
         let log = Log::default();
         let writer = log.clone();
