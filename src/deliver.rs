@@ -11,7 +11,7 @@ use crate::{
     connection::Repeat,
     core::{Core, read},
     durable::Durable,
-    error::{Result, runtime_ended, to_be_told, unexpected},
+    error::{Result, runtime_ended, unexpected},
     gather::{Gather, Reply},
     keys::Places,
     link::Pause,
@@ -158,18 +158,26 @@ pub(crate) async fn deliver(core: &Core, messages: Vec<Ready>) -> Result<Vec<Rec
             Ok(delivered) => (delivered, None),
             Err(Failed { delivered, error, .. }) => (delivered, Some(error)),
         };
-        if let Some(error) = error {
-            failed.push((places[delivered.len()], error));
-        }
-        for (place, receipt) in places.into_iter().zip(delivered) {
+        let mut places = places.into_iter();
+        for (receipt, place) in delivered.into_iter().zip(places.by_ref()) {
             receipts[place] = Some(receipt);
         }
+        failed.extend(error.map(|error| (places.collect::<Vec<_>>(), error)));
     }
-    failed.sort_by_key(|(place, _)| *place);
-    match to_be_told(failed.into_iter().map(|(_, error)| error)) {
-        None => Ok(receipts.into_iter().flatten().collect()),
-        Some(error) => Err(interrupted(receipts.into_iter(), error)),
+    failed.sort_by_key(|(places, error)| (error.rank(), places.first().copied()));
+    let mut failed = failed.into_iter();
+    let Some((_, told)) = failed.next() else {
+        return Ok(receipts.into_iter().flatten().collect());
+    };
+    // What is not yet safe on other partitions is delivered, and its receipts say how many have it.
+    for (places, error) in failed {
+        if let Error::NotYetSafe { delivered, .. } = error {
+            for (receipt, place) in delivered.into_iter().zip(places) {
+                receipts[place] = Some(receipt);
+            }
+        }
     }
+    Err(interrupted(receipts.into_iter(), told))
 }
 
 /// The error of a batch of which these are delivered.

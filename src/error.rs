@@ -389,6 +389,16 @@ impl Error {
         }
     }
 
+    /// The lowest is told, where a call failed on several partitions: what may have been carried out must
+    /// not look as if nothing happened, and what was not as if all had.
+    pub(crate) fn rank(&self) -> u8 {
+        match self.kind() {
+            ErrorKind::MaybeApplied => 0,
+            ErrorKind::NotSent | ErrorKind::Refused => 1,
+            ErrorKind::Applied => 2,
+        }
+    }
+
     /// Whether a call was refused for what may be the fault of one of several who made it together:
     /// a key that is in the way, or that the user may not touch; a lease that has ended.
     pub(crate) fn is_of_one(&self) -> bool {
@@ -434,11 +444,6 @@ pub(crate) fn runtime_ended() -> Error {
     Error::MaybeApplied(Cause::new(io::Error::other("the runtime ended before a reply came")))
 }
 
-/// Of what failed on several partitions, that which leaves the caller in doubt, or else the first.
-pub(crate) fn to_be_told(failed: impl Iterator<Item = Error>) -> Option<Error> {
-    failed.min_by_key(|error| !matches!(error, Error::MaybeApplied(_)))
-}
-
 /// A reply that the scripts of this version do not give.
 pub(crate) fn unexpected(what: &'static str) -> Error {
     Error::Server {
@@ -452,13 +457,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_have_been_carried_out_is_told_whatever_else_failed() {
+    fn of_several_errors_that_is_told_which_leaves_the_caller_in_doubt() {
         let not_sent = || Error::NotSent(Cause::timeout("away"));
         let doubt = || Error::MaybeApplied(Cause::timeout("silent"));
-        let told = |failed: Vec<Error>| to_be_told(failed.into_iter());
-        assert!(matches!(told(vec![not_sent(), doubt()]), Some(Error::MaybeApplied(_))));
-        assert!(matches!(told(vec![doubt(), not_sent()]), Some(Error::MaybeApplied(_))));
-        assert!(matches!(told(vec![not_sent(), Error::Full]), Some(Error::NotSent(_))));
-        assert!(told(Vec::new()).is_none());
+        let not_yet_safe = || {
+            let (delivered, source) = (Vec::new(), None);
+            Error::NotYetSafe { confirmed: 0, wanted: 1, delivered, source }
+        };
+        let told = |all: [Error; 3]| all.into_iter().min_by_key(Error::rank).unwrap();
+        for all in [[not_sent(), doubt(), not_yet_safe()], [not_yet_safe(), not_sent(), doubt()]] {
+            assert_eq!(told(all).kind(), ErrorKind::MaybeApplied);
+        }
+        assert_eq!(told([not_yet_safe(), not_sent(), Error::Full]).kind(), ErrorKind::NotSent);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     connection::Repeat,
     core::{Core, read},
     durable::Durable,
-    error::{Cause, Result, runtime_ended, to_be_told, unexpected},
+    error::{Cause, Result, runtime_ended, unexpected},
     gather::{Gather, Reply},
     keys::Places,
     metrics,
@@ -226,7 +226,7 @@ async fn settle_each(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Ve
             Err(error) => failed.push(error),
         }
     }
-    match to_be_told(failed.into_iter()) {
+    match failed.into_iter().min_by_key(Error::rank) {
         None => Ok(lost),
         Some(error) => Err(error),
     }

@@ -104,6 +104,28 @@ async fn a_batch_that_is_not_yet_safe_stops_there_and_says_what_is_delivered() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_not_yet_safe_on_several_partitions_hides_nothing_that_is_delivered() {
+    let cluster = TestCluster::start_with_replicas(2, 1).await.unwrap();
+    let broker = <Broker>::builder().redis(cluster.url()).partitions(4).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let bodies: Vec<_> = (0..40).map(|n| message(&format!("f{n}"), "t", n)).collect();
+    let batch = || bodies.iter().map(|body| Message::new(body).durable(Replicas(1), SECOND / 5));
+    cluster.freeze(2).unwrap();
+    cluster.freeze(3).unwrap();
+    match broker.deliver_all(batch()).await.err().unwrap() {
+        Error::Interrupted { delivered, beyond, source } => {
+            let Error::NotYetSafe { delivered: told, .. } = *source else { panic!("{source:?}") };
+            assert_eq!(delivered.len() + beyond.len() + told.len(), 40);
+            assert!(!told.is_empty() && !beyond.is_empty());
+            let all = delivered.iter().chain(beyond.iter().map(|(_, receipt)| receipt));
+            assert!(all.chain(&told).all(|receipt| receipt.replicas == Some(0)));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(queue.stats().await.unwrap().waiting, 40);
+}
+
+#[tokio::test]
 async fn with_no_replicas_it_is_the_disk_of_the_server_that_counts() {
     let body = message("a", "t", 1);
     let durable = || Message::new(&body).durable(Replicas(0), SECOND);
