@@ -18,6 +18,8 @@ const SLACK: Micros = 20_000;
 pub(crate) struct Excused {
     /// Redis may have forgotten what it did from one time to the other.
     pub(crate) forgotten: Vec<(Micros, Micros)>,
+    /// But for deliveries, which were to be safe before they were acknowledged.
+    pub(crate) durable: bool,
     /// The time that scripts go by jumps: leases end early, and their numbers are in no order.
     pub(crate) time: bool,
 }
@@ -190,7 +192,7 @@ pub(crate) fn check(history: &[Entry], excused: &Excused) -> Verdict {
         verdict.doubled += usize::from(handlings > 1);
         if !message.done.is_empty() && handlings == 0 && message.dead == 0 {
             match message {
-                Message { excused: true, .. } => verdict.lost += 1,
+                Message { excused: true, .. } if !excused.durable => verdict.lost += 1,
                 Message { pulled: true, .. } => lost_by_pulls += 1,
                 _ => {
                     verdict.lost += 1;

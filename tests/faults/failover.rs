@@ -3,12 +3,12 @@
 //! Replication is asynchronous: what a primary acknowledged and no replica has is lost with it. It is
 //! counted, and may only be of the moments around the end of the primary.
 
-use fairlane::{Broker, testing::TestCluster};
+use fairlane::{Broker, Replicas, testing::TestCluster};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     check::Excused,
-    load::{Load, SECOND, long},
+    load::{Load, SECOND, Told, long},
     record::Micros,
     support::{Sentinels, slot, until},
 };
@@ -72,25 +72,41 @@ async fn a_primary_that_sentinels_replace_loses_only_what_it_is_told_meanwhile()
     told.await.holds("SENTINEL FAILOVER", &excused);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_primary_of_a_cluster_that_is_killed_loses_only_what_its_replica_had_not() {
-    let cluster = TestCluster::start_with_replicas(3, 1).await.unwrap();
-    let slots = slots(&cluster).await;
-    let mut excused = Excused::default();
-    let told = load(cluster.url()).await.during(async |load| {
+/// Kills the primaries of a cluster, one after the other, while there is load on it.
+async fn kill_primaries(cluster: &TestCluster, load: Load, excused: &mut Excused) -> Told {
+    let slots = slots(cluster).await;
+    let kill_and_launch = async |load: &Load| {
         let end = Instant::now() + long();
         for slot in slots.take_while(|_| Instant::now() < end) {
             sleep(SECOND).await;
             let primary = cluster.primary_of(slot).await.unwrap();
             let from = load.record.now();
             cluster.kill(primary).await.unwrap();
-            forget(&mut excused, from, load.record.now());
+            forget(excused, from, load.record.now());
             cluster.agreed().await.unwrap();
             cluster.launch(primary).await.unwrap();
             cluster.agreed().await.unwrap();
         }
-    });
-    told.await.holds("kill -9 of a primary, cluster", &excused);
+    };
+    load.during(kill_and_launch).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_of_a_cluster_that_is_killed_loses_only_what_its_replica_had_not() {
+    let cluster = TestCluster::start_with_replicas(3, 1).await.unwrap();
+    let (load, mut excused) = (load(cluster.url()).await, Excused::default());
+    let told = kill_primaries(&cluster, load, &mut excused).await;
+    told.holds("kill -9 of a primary, cluster", &excused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_has_before_it_is_acknowledged_is_not_lost_with_its_primary() {
+    let cluster = TestCluster::start_with_replicas(3, 1).await.unwrap();
+    let mut load = load(cluster.url()).await;
+    load.replicas = Some(Replicas(1));
+    let mut excused = Excused { durable: true, ..Excused::default() };
+    let told = kill_primaries(&cluster, load, &mut excused).await;
+    told.holds("kill -9 of a primary, cluster, durable deliveries", &excused);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,10 +28,10 @@ async fn a_flood_of_one_facet_keeps_nobody_waiting_and_loses_nothing() {
     let told = load.during(async |load| {
         let broker = load.broker().await;
         for _ in 0..flood / 1000 {
-            deliver_batch(&broker, &load.record, 1000, |_| LOUD).await;
+            deliver_batch(&broker, &load.record, 1000, None, |_| LOUD).await;
         }
         sleep(SECOND / 10).await;
-        quiet = deliver_batch(&broker, &load.record, QUIET, |place| LOUD + 1 + place).await;
+        quiet = deliver_batch(&broker, &load.record, QUIET, None, |place| LOUD + 1 + place).await;
     });
     let told = told.await;
     let verdict =

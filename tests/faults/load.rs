@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlane::{Backoff, Broker, BrokerBuilder, Cursor, Queue};
+use fairlane::{Backoff, Broker, BrokerBuilder, Cursor, Queue, Replicas};
 use tempfile::TempDir;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -51,6 +51,8 @@ pub(crate) struct Load {
     pub(crate) dir: TempDir,
     pub(crate) deliverers: u32,
     pub(crate) workers: u32,
+    /// How many replicas have to have what is delivered.
+    pub(crate) replicas: Option<Replicas>,
     /// What is done with messages.
     pub(crate) kind: Kind,
     /// Scenarios measure time: not all at once.
@@ -71,6 +73,7 @@ impl Load {
             dir: tempfile::tempdir().unwrap(),
             deliverers: 2,
             workers: 2,
+            replicas: None,
             kind: Kind::Mixed,
             turn,
         };
@@ -116,7 +119,13 @@ impl Load {
         let (mut deliverers, mut workers) = (JoinSet::new(), JoinSet::new());
         for number in 0..self.deliverers {
             let (broker, record) = (self.broker().await, self.record.clone());
-            deliverers.spawn(work::deliver(broker, record, number, self.delivered.clone()));
+            deliverers.spawn(work::deliver(
+                broker,
+                record,
+                number,
+                self.replicas,
+                self.delivered.clone(),
+            ));
         }
         for _ in 0..self.workers {
             let (broker, record, kind) = (self.broker().await, &self.record, self.kind);

@@ -30,7 +30,8 @@ impl Known {
     pub(crate) fn of<T>(outcome: &fairlane::Result<T>) -> Self {
         match outcome {
             Ok(_) => Self::Done,
-            Err(Error::MaybeApplied(_)) => Self::Perhaps,
+            // What is not yet safe was carried out, and may be lost.
+            Err(Error::MaybeApplied(_) | Error::NotYetSafe { .. }) => Self::Perhaps,
             Err(Error::LeaseLost(_)) => Self::LeaseLost,
             Err(Error::NotSent(_) | Error::Full | Error::Refused { .. } | Error::Server { .. }) => {
                 Self::NotDone

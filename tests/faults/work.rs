@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlane::{AnyError, Broker, Delivery, Error, Message, Outcome, Queue, Worker};
+use fairlane::{AnyError, Broker, Delivery, Error, Message, Outcome, Queue, Replicas, Worker};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,7 @@ pub(crate) async fn deliver(
     broker: Broker,
     record: Arc<Record>,
     number: u32,
+    replicas: Option<Replicas>,
     stop: CancellationToken,
 ) {
     for round in number.. {
@@ -48,15 +49,30 @@ pub(crate) async fn deliver(
         }
         let (facet, pulled) = (8 * number + round % 8, round % 5 == 4);
         if round % 10 == 0 {
-            deliver_batch(&broker, &record, 20, |_| facet).await;
+            deliver_batch(&broker, &record, 20, replicas, |_| facet).await;
         } else {
-            deliver_one(&broker, &record, facet, round % 2 == 0, pulled).await;
+            deliver_one(&broker, &record, facet, round % 2 == 0, pulled, replicas).await;
         }
         sleep(MS).await;
     }
 }
 
-async fn deliver_one(broker: &Broker, record: &Record, facet: u32, keyed: bool, pulled: bool) {
+/// What is to be on replicas before it is acknowledged.
+fn durably(message: Message<'_, Value>, replicas: Option<Replicas>) -> Message<'_, Value> {
+    match replicas {
+        Some(replicas) => message.durable(replicas, LASTING),
+        None => message,
+    }
+}
+
+async fn deliver_one(
+    broker: &Broker,
+    record: &Record,
+    facet: u32,
+    keyed: bool,
+    pulled: bool,
+    replicas: Option<Replicas>,
+) {
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     // What is pulled has facets of its own, too: its order is not that of what is leased.
     let (facet, topic) = if pulled { (facet + 1000, PULLED) } else { (facet, LEASED) };
@@ -64,7 +80,7 @@ async fn deliver_one(broker: &Broker, record: &Record, facet: u32, keyed: bool, 
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         record.note(Event::Deliver { n, facet, keyed, pulled });
-        let message = Message::new(&body);
+        let message = durably(Message::new(&body), replicas);
         let message = if keyed { message.key(n) } else { message };
         let known = Known::of(&broker.deliver(message).await);
         record.note(Event::Delivered { n, known });
@@ -80,6 +96,7 @@ pub(crate) async fn deliver_batch(
     broker: &Broker,
     record: &Record,
     size: u64,
+    replicas: Option<Replicas>,
     facet: impl Fn(u32) -> u32,
 ) -> Range<u64> {
     let first = NEXT.fetch_add(size, Ordering::Relaxed);
@@ -90,7 +107,8 @@ pub(crate) async fn deliver_batch(
         bodies.push(message(n, facet, LEASED));
         record.note(Event::Deliver { n, facet, keyed: false, pulled: false });
     }
-    let (done, beyond, rest) = match broker.deliver_all(&bodies).await {
+    let messages = bodies.iter().map(|body| durably(Message::new(body), replicas));
+    let (done, beyond, rest) = match broker.deliver_all(messages).await {
         Err(Error::Interrupted { delivered, beyond, source }) => {
             (delivered.len(), beyond, Known::of::<()>(&Err(*source)))
         }
