@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use fairlane::{Broker, Error};
+use fairlane::{Broker, Error, testing::TestCluster};
 use regex::Regex;
 
-use crate::support::{Server, make_user, message, rights, run, until, user_of};
+use crate::{
+    sentinel::Sentinels,
+    support::{Server, make_user, message, rights, run, until, user_of},
+};
 
 /// All files of a directory, and of those below it, joined.
 fn text(dir: &Path) -> String {
@@ -120,4 +123,49 @@ async fn this_user_listens_to_a_part_of_the_topics_where_it_has_that_very_glob()
     assert!(matches!(refused, Err(Error::Denied(_))), "{refused:?}");
     server.run::<()>(&["ACL", "SETUSER", "shop", "&shop:page:*"]).await;
     drop(broker.listen("page:*").await.unwrap());
+}
+
+#[tokio::test]
+async fn in_a_cluster_it_asks_for_the_slots_besides() {
+    let cluster = TestCluster::start(2).await.unwrap();
+    let as_user = |user: &str| {
+        let builder = <Broker>::builder().redis(cluster.url()).namespace("shop").partitions(4);
+        builder.credentials(user_of(user)).connect()
+    };
+    for node in cluster.nodes() {
+        let client = redis::Client::open(("127.0.0.1", cluster.port(node))).unwrap();
+        let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+        make_user(&mut redis, "shop").await;
+    }
+    let refused = as_user("shop").await;
+    assert!(matches!(refused, Err(Error::Denied(_))), "{refused:?}");
+    for node in cluster.nodes() {
+        let client = redis::Client::open(("127.0.0.1", cluster.port(node))).unwrap();
+        let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+        let mut allow = redis::cmd("ACL");
+        allow.arg(&["SETUSER", "shop", "+cluster|slots"]).exec_async(&mut redis).await.unwrap();
+    }
+    let broker = as_user("shop").await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    assert_eq!(*broker.deliver(&message("a", "t", 1)).await.unwrap().queues, ["q".to_owned()]);
+}
+
+#[tokio::test]
+async fn under_sentinel_redis_notes_nothing_where_it_may_ask_for_the_role() {
+    let sentinels = Sentinels::start(0).await;
+    let client = redis::Client::open(("127.0.0.1", sentinels.primary().await)).unwrap();
+    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    make_user(&mut redis, "shop").await;
+    for may_ask in [false, true] {
+        let mut acl = redis::pipe();
+        acl.cmd("ACL").arg(&["SETUSER", "shop", if may_ask { "+role" } else { "-role" }]);
+        acl.cmd("ACL").arg(&["LOG", "RESET"]).exec_async(&mut redis).await.unwrap();
+        let builder = <Broker>::builder().redis(sentinels.url()).namespace("shop");
+        let broker = builder.credentials(user_of("shop")).connect().await.unwrap();
+        broker.register_queue("q", ".").await.unwrap();
+        broker.deliver(&message("a", "t", 1)).await.unwrap();
+        let noted: redis::Value =
+            redis::cmd("ACL").arg("LOG").query_async(&mut redis).await.unwrap();
+        assert_eq!(format!("{noted:?}").contains(r#""role""#), !may_ask, "{noted:?}");
+    }
 }
