@@ -16,7 +16,7 @@ use redis::{
 use tokio::{
     sync::watch,
     task::AbortHandle,
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, trace, warn};
@@ -415,13 +415,17 @@ async fn heartbeat(
     silent: CancellationToken,
 ) {
     let patience = link.settings.patience;
+    let mut next = Instant::now() + patience;
     loop {
-        sleep(patience).await;
+        sleep_until(next).await;
         let Some(strong) = state.upgrade() else { return };
-        let busy = strong.seen().answered.is_some_and(|last| last.elapsed() < patience);
+        let answered = strong.seen().answered;
         drop(strong);
+        // Not so long after the last look, but after the last answer: else it is found too late.
+        next = answered.map_or(next, |last| last + patience);
+        let asked = Instant::now();
         let answers = match known.renew(&link).await {
-            Ok(false) if busy => continue,
+            Ok(false) if next > asked => continue,
             Ok(false) => {
                 let ping = redis::cmd("PING");
                 let answer = timeout(patience, send(&mut known.connection, &ping)).await;
@@ -434,7 +438,11 @@ async fn heartbeat(
         let Some(state) = state.upgrade() else { return };
         if answers {
             state.answered();
+            next = Instant::now() + patience;
             continue;
+        }
+        if state.seen().answered > Some(asked) {
+            continue; // It is slow, but not silent: what it was asked stands behind other answers.
         }
         // The calls on it end, and the next one makes a new one.
         let address = link.address();
