@@ -2,6 +2,7 @@
 //! deadline for each call.
 
 use std::{
+    panic::resume_unwind,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,7 @@ use redis::{
     aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection, SendError},
 };
 use tokio::{
-    sync::watch,
+    sync::{OwnedMutexGuard, watch},
     task::AbortHandle,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
@@ -30,7 +31,7 @@ use crate::{
     scripts::Script,
 };
 
-/// A connection that lasted less than this is not made anew at once.
+/// A connection that gave answers for less than this is not made anew at once.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// Whether a call that may have been carried out may be sent again.
@@ -66,7 +67,7 @@ pub(crate) struct Connection {
 struct State {
     live: RwLock<Option<Live>>,
     /// Held while connecting, so that many calls make one connection.
-    connecting: tokio::sync::Mutex<Connecting>,
+    connecting: Arc<tokio::sync::Mutex<Connecting>>,
     seen: Mutex<Seen>,
     /// Counts the connections that fell silent.
     silences: watch::Sender<u64>,
@@ -79,7 +80,7 @@ struct State {
 pub(crate) struct Seen {
     /// How many were made.
     pub(crate) connections: u64,
-    /// When the last of them was made, or tried.
+    /// When the last of them was made, or could not be.
     pub(crate) connected: Option<Instant>,
     /// The last answer to a call or a heartbeat.
     pub(crate) answered: Option<Instant>,
@@ -146,7 +147,7 @@ impl Connection {
     pub(crate) fn new(link: Arc<Link>, deadline: Duration) -> Self {
         let state = State {
             live: RwLock::new(None),
-            connecting: tokio::sync::Mutex::default(),
+            connecting: Arc::default(),
             seen: Mutex::default(),
             silences: watch::Sender::new(0),
             reviving: AtomicBool::new(false),
@@ -214,7 +215,11 @@ impl Connection {
             let live = match timeout_at(end, self.live()).await {
                 Ok(Ok(live)) => live,
                 Ok(Err(error)) => {
-                    let cause = self.link.unreachable(error)?;
+                    let cause = match self.link.unreachable(error) {
+                        // That it is refused now says nothing of the try before.
+                        Err(error) if repeated => return Err(lost(repeated, Cause::new(error))),
+                        cause => cause?,
+                    };
                     if Instant::now() < end {
                         continue; // The next try waits for its time.
                     }
@@ -292,30 +297,42 @@ impl Connection {
         if let Some(live) = self.state.current() {
             return Ok(live);
         }
-        let mut connecting = self.state.connecting.lock().await;
+        let connecting = self.state.connecting.clone().lock_owned().await;
         if let Some(live) = self.state.current() {
             return Ok(live); // Another call was first.
         }
         if let Some(next) = connecting.next {
             sleep_until(next).await;
         }
-        let (closed, begun) = (Closed::default(), Instant::now());
+        // In a task of its own: a call that gives up takes no connection with it that others could
+        // have had soon, nor the pause behind it.
+        let made = tokio::spawn(self.clone().make(connecting)).await;
+        made.unwrap_or_else(|ended| match ended.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_) => Err(std::io::Error::other("the runtime has ended").into()),
+        })
+    }
+
+    /// Makes the connection, or says until when no other try is to be made.
+    async fn make(self, mut connecting: OwnedMutexGuard<Connecting>) -> Result<Live, RedisError> {
+        let closed = Closed::default();
         let connected = self.link.connect(closed.clone()).await;
         let mut seen = self.state.seen();
-        // That it can be made says little, where the last one was gone so soon.
-        let lasted = seen.connected.is_none_or(|last| begun - last > SHORT);
+        // That it can be made says little, where the last one gave no answer for long.
+        let lasted = seen.connected.is_none_or(|last| seen.answered > Some(last + SHORT));
         if connected.is_ok() && lasted {
             connecting.pause = Pause::default();
         }
         // However short its deadline is, a call makes a try of its own.
         let wait = connecting.pause.next().min(self.deadline / 2);
-        connecting.next = Some(Instant::now() + wait).filter(|_| !(connected.is_ok() && lasted));
-        seen.connected = Some(begun);
+        let now = Instant::now();
+        connecting.next = Some(now + wait).filter(|_| !(connected.is_ok() && lasted));
+        seen.connected = Some(now);
         let known = connected.inspect_err(|error| {
             seen.error = self.link.unreachable(error.clone()).ok();
         })?;
         seen.connections += 1;
-        (seen.answered, seen.error) = (Some(Instant::now()), None);
+        (seen.answered, seen.error) = (Some(now), None);
         let number = seen.connections;
         drop(seen);
         let again = if number == 1 { "connected" } else { "connected again" };
