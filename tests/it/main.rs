@@ -11,6 +11,7 @@ mod cluster;
 mod cluster_server;
 mod configure;
 mod connect;
+mod connection;
 mod cost;
 mod credentials;
 mod dead_letters;

@@ -443,6 +443,10 @@ impl Server {
         let of = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         of.unwrap().trim().parse().unwrap()
     }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Server {
