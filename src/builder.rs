@@ -242,7 +242,8 @@ impl<T> BrokerBuilder<T> {
 
     /// In which time a connection that has fallen silent is found and made anew, 10 ms to 1 h: one on
     /// which nothing came for half of it is asked for an answer, which has the other half. So long
-    /// may a server take to answer a new connection, too: half of it. Defaults to 5 seconds.
+    /// may a server take to answer a new connection, too: half of it. And in that time one is left that
+    /// leads to what Sentinel has replaced as the primary. Defaults to 5 seconds.
     pub fn heartbeat(mut self, time: Duration) -> Self {
         self.heartbeat = time;
         self

@@ -243,7 +243,7 @@ impl Connection {
                 Ok(Err(error)) => error,
                 Err(_) => {
                     let cause = Cause::timeout("no reply in time");
-                    self.state.discard(&live, cause.clone()); // A silent link does not break by itself.
+                    self.state.discard(live.number, cause.clone()); // A silent link does not break by itself.
                     return Err(Error::MaybeApplied(cause));
                 }
             };
@@ -266,7 +266,7 @@ impl Connection {
             match self.link.meant(&error) {
                 Meaning::Elsewhere => {
                     self.link.misleads();
-                    self.state.discard(&live, Cause::new(error.clone()));
+                    self.state.discard(live.number, Cause::new(error.clone()));
                     if !pause.before(end).await {
                         return Err(lost(repeated, Cause::new(error)));
                     }
@@ -281,7 +281,7 @@ impl Connection {
                 }
                 Meaning::Refused => return Err(self.link.refused(error)),
                 Meaning::Lost => {
-                    self.state.discard(&live, Cause::new(error.clone()));
+                    self.state.discard(live.number, Cause::new(error.clone()));
                     if repeat == Repeat::Never || !pause.before(end).await {
                         return Err(Error::MaybeApplied(Cause::new(error)));
                     }
@@ -339,7 +339,7 @@ impl Connection {
         info!(target: "fairlane", address = &*self.link.address(), "{again}");
         let (multiplexed, silent) = (known.connection.clone(), CancellationToken::new());
         let state = Arc::downgrade(&self.state);
-        let heartbeat = heartbeat(state, self.link.clone(), known, silent.clone());
+        let heartbeat = heartbeat(state, self.link.clone(), number, known, silent.clone());
         let heartbeat = Arc::new(Heartbeat(tokio::spawn(heartbeat).abort_handle()));
         let no_disks = Arc::default();
         let live = Live { number, multiplexed, closed, silent, no_disks, _heartbeat: heartbeat };
@@ -414,9 +414,9 @@ impl State {
     }
 
     /// Takes care that the next call makes a new connection.
-    fn discard(&self, live: &Live, why: Cause) {
+    fn discard(&self, number: u64, why: Cause) {
         let mut current = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|current| current.number == live.number) {
+        if current.as_ref().is_some_and(|current| current.number == number) {
             *current = None;
             self.seen().error = Some(why);
         }
@@ -428,6 +428,7 @@ impl State {
 async fn heartbeat(
     state: Weak<State>,
     link: Arc<Link>,
+    number: u64,
     mut known: Known,
     silent: CancellationToken,
 ) {
@@ -438,6 +439,14 @@ async fn heartbeat(
         let Some(strong) = state.upgrade() else { return };
         let answered = strong.seen().answered;
         drop(strong);
+        if link.leads_elsewhere(&known.address).await {
+            let Some(state) = state.upgrade() else { return };
+            info!(target: "fairlane", address = &*known.address, "another server is the primary now");
+            // The calls on it end there: they may be kept, and one that was cut off would be in doubt.
+            state.discard(number, Cause::timeout("another server is the primary now"));
+            state.silences.send_modify(|silences| *silences += 1);
+            return;
+        }
         // Not so long after the last look, but after the last answer: else it is found too late.
         next = answered.map_or(next, |last| last + patience);
         let asked = Instant::now();
@@ -462,13 +471,10 @@ async fn heartbeat(
             continue; // It is slow, but not silent: what it was asked stands behind other answers.
         }
         // The calls on it end, and the next one makes a new one.
-        let address = link.address();
-        warn!(target: "fairlane", address = &*address, "the connection does not answer");
+        let address = &*known.address;
+        warn!(target: "fairlane", address, "the connection does not answer");
         silent.cancel();
-        let current = state.current().filter(|live| live.silent.is_cancelled());
-        if let Some(live) = current {
-            state.discard(&live, Cause::timeout("the connection did not answer"));
-        }
+        state.discard(number, Cause::timeout("the connection did not answer"));
         state.silences.send_modify(|silences| *silences += 1);
         return;
     }

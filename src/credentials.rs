@@ -45,6 +45,8 @@ pub(crate) type Current = Arc<dyn Fn() -> Credentials + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) connection: MultiplexedConnection,
+    /// Where it leads, without credentials.
+    pub(crate) address: Arc<str>,
     /// What Redis has taken; none where the URL says all.
     taken: Option<Credentials>,
     /// What it did not take, which is tried again, and logged once.
@@ -52,8 +54,12 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    pub(crate) fn new(connection: MultiplexedConnection, taken: Option<Credentials>) -> Self {
-        Self { connection, taken, refused: None }
+    pub(crate) fn new(
+        connection: MultiplexedConnection,
+        address: Arc<str>,
+        taken: Option<Credentials>,
+    ) -> Self {
+        Self { connection, address, taken, refused: None }
     }
 
     /// Tells Redis the credentials that are good now, where they are others than before. Returns

@@ -79,14 +79,14 @@ impl Settings {
         server: ConnectionInfo,
         pushes: impl AsyncPushSender,
     ) -> Result<Known, RedisError> {
-        let credentials = self.credentials();
+        let (credentials, address) = (self.credentials(), server.addr().to_string().into());
         let client = self.client(self.of(server, credentials.as_ref()))?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_push_sender(pushes);
         let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Known::new(connection, credentials))
+        Ok(Known::new(connection, address, credentials))
     }
 }
 
@@ -173,6 +173,22 @@ impl Link {
             Err(_) => Err(silent("a new connection").into()),
         };
         connected.inspect_err(|_| self.misleads())
+    }
+
+    /// Whether another server is the primary by now. Sentinel makes a replica of an old one only some ten
+    /// seconds later: so long it takes what will be lost.
+    pub(crate) async fn leads_elsewhere(&self, address: &str) -> bool {
+        match &self.way {
+            #[cfg(feature = "sentinel")]
+            Way::Sentinel(sentinels) => {
+                let primary = timeout(self.settings.patience, sentinels.primary()).await;
+                matches!(primary, Ok(Ok(primary)) if primary.addr().to_string() != address)
+            }
+            _ => {
+                let _ = address;
+                false
+            }
+        }
     }
 
     async fn server(&self) -> Result<ConnectionInfo, RedisError> {

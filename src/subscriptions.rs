@@ -333,7 +333,7 @@ async fn session(
                 }
             }
         }
-        if lost.load(Ordering::Relaxed) {
+        if lost.load(Ordering::Relaxed) || quiet && link.leads_elsewhere(&known.address).await {
             return;
         }
     }

@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use fairlane::{Broker, Error, testing::TestCluster};
 use regex::Regex;
 
-use crate::{
-    sentinel::Sentinels,
-    support::{Server, make_user, message, rights, run, until, user_of},
-};
+use crate::support::{Sentinels, Server, make_user, message, rights, run, until, user_of};
 
 /// All files of a directory, and of those below it, joined.
 fn text(dir: &Path) -> String {

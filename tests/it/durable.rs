@@ -128,7 +128,7 @@ async fn a_batch_that_is_not_yet_safe_on_several_partitions_hides_nothing_that_i
 #[tokio::test]
 async fn with_no_replicas_it_is_the_disk_of_the_server_that_counts() {
     let body = message("a", "t", 1);
-    let durable = || Message::new(&body).durable(Replicas(0), SECOND);
+    let durable = || Message::new(&body).durable(Replicas(0), 5 * SECOND); // It is written once a second.
     let server = Server::start(&["--appendonly", "yes"]).await;
     let broker = server.builder().connect().await.unwrap();
     let knows: Vec<redis::Value> = server.run(&["COMMAND", "INFO", "WAITAOF"]).await;

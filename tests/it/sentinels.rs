@@ -51,6 +51,31 @@ async fn a_broker_follows_the_primary_when_it_dies() {
 }
 
 #[tokio::test]
+async fn a_broker_leaves_a_primary_that_was_replaced_though_it_takes_itself_for_one() {
+    let sentinels = Sentinels::start(1).await;
+    let broker = builder(&sentinels).heartbeat(SECOND).partitions(2).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let waiting = tokio::spawn(queue.lease().wait(60 * SECOND).into_future());
+    tokio::time::sleep(SECOND / 2).await; // The replica has all of it.
+    let old = sentinels.replace_primary().await;
+    tokio::time::sleep(2 * SECOND).await;
+    let client = redis::Client::open(("127.0.0.1", old)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let role: (String, redis::Value, redis::Value) =
+        redis::cmd("ROLE").query_async(&mut connection).await.unwrap();
+    assert_eq!(role.0, "master", "it was told of it already");
+    let new = format!("127.0.0.1:{}", sentinels.primary().await);
+    for partition in broker.health().await.partitions {
+        assert_eq!(partition.address, new);
+    }
+    for facet in ["a", "b", "c", "d"] {
+        broker.deliver(&message(facet, "t", 1)).await.unwrap();
+    }
+    waiting.await.unwrap().unwrap().unwrap().ack().await.unwrap();
+    assert_eq!(queue.stats().await.unwrap().waiting, 3);
+}
+
+#[tokio::test]
 async fn a_service_that_no_sentinel_knows_is_an_error_that_says_so() {
     let sentinels = Sentinels::start(1).await;
     let url = sentinels.url().replace("mymaster", "nobody");

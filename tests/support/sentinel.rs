@@ -212,11 +212,18 @@ impl Sentinels {
     /// Has a replica take the place of the primary, and waits until that is a replica. Sentinel does not stop
     /// it meanwhile: what it is told then is lost.
     pub(crate) async fn fail_over(&self) {
+        self.replace_primary().await;
+        self.ready().await;
+    }
+
+    /// Has a replica take the place of the primary, which takes itself for one some ten seconds longer. Returns
+    /// its port.
+    pub(crate) async fn replace_primary(&self) -> u16 {
         let (first, ask) = (self.primary().await, format!("SENTINEL FAILOVER {NAME}"));
         self.sentinels[0].ask::<()>(&ask).await.unwrap();
         until("the sentinels name another primary", || async { self.primary().await != first })
             .await;
-        self.ready().await;
+        first
     }
 
     /// Waits until one server is the primary, the others have what it has, and all sentinels know.
