@@ -3,7 +3,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -125,6 +128,8 @@ pub(crate) struct Link {
     /// Of its keys, in a cluster.
     #[cfg(feature = "cluster")]
     slot: u16,
+    /// That it has led to a server that answers as Redis does.
+    answered: AtomicBool,
     last: Mutex<Last>,
 }
 
@@ -155,6 +160,7 @@ impl Link {
             way: way.clone(),
             #[cfg(feature = "cluster")]
             slot: crate::cluster::slot_of(tag),
+            answered: AtomicBool::new(false),
             last: Mutex::default(),
         }
     }
@@ -172,7 +178,9 @@ impl Link {
             Ok(connected) => connected,
             Err(_) => Err(silent("a new connection").into()),
         };
-        connected.inspect_err(|_| self.misleads())
+        let connected = connected.inspect_err(|_| self.misleads())?;
+        self.answered.store(true, Ordering::Relaxed);
+        Ok(connected)
     }
 
     /// Whether another server is the primary by now. Sentinel makes a replica of an old one only some ten
@@ -221,6 +229,8 @@ impl Link {
     /// What made a try to connect fail, if another try may succeed; otherwise the error for the
     /// caller.
     pub(crate) fn unreachable(&self, error: RedisError) -> Result<Cause> {
+        // What Redis answers does not parse either where the connection was cut in the middle of it.
+        let is_redis = self.answered.load(Ordering::Relaxed);
         match (error.kind(), error.code()) {
             (
                 ErrorKind::Io
@@ -229,6 +239,9 @@ impl Link {
                 _,
             )
             | (_, Some("LOADING" | "MASTERDOWN")) => {
+                Ok(Cause::new(Unreachable { address: self.address(), source: error }))
+            }
+            (ErrorKind::Parse, _) if is_redis => {
                 Ok(Cause::new(Unreachable { address: self.address(), source: error }))
             }
             (ErrorKind::AuthenticationFailed, _) => Err(Error::Denied(Cause::new(error))),

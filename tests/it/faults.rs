@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use fairlane::{Broker, Error, Queue, Token};
+use fairlane::{Broker, Error, Message, Queue, Token};
 use serde_json::Value;
 
 use crate::support::{self, Log, Proxy, Server, Space, deliver, free_port, message, run};
@@ -150,6 +150,18 @@ async fn a_link_that_falls_silent_costs_one_deadline_and_the_next_call_has_a_new
     assert!(matches!(error, Error::MaybeApplied(_)), "{error:?}");
     assert!((250..900).contains(&before.elapsed().as_millis()), "{:?}", before.elapsed());
     broker.deliver(&message("a", "t", 2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_in_the_middle_of_its_first_answer_is_made_anew() {
+    let (_server, proxy, broker, _) = behind_proxy(5 * SECOND).await;
+    for bytes in (60..500).step_by(40) {
+        proxy.reset();
+        tokio::time::sleep(SECOND / 20).await;
+        proxy.cut_after(bytes);
+        let body = message("a", "t", bytes);
+        broker.deliver(Message::new(&body).key(bytes)).await.unwrap();
+    }
 }
 
 #[tokio::test]
