@@ -23,7 +23,7 @@ const SENTINELS: usize = 3;
 const END: &str = r#"while read -r pid; do set -- "$@" "$pid"; done; kill -KILL "$@"; rm -rf "$0""#;
 
 /// A primary, its replicas, and three sentinels, on free ports of the loopback interface. A primary that is
-/// silent for half a second is taken for dead by two of them. All end with this, or with the process.
+/// silent for two seconds is taken for dead by two of them. All end with this, or with the process.
 pub(crate) struct Sentinels {
     servers: Vec<Process>,
     sentinels: Vec<Process>,
@@ -209,15 +209,8 @@ impl Sentinels {
         self.ready().await;
     }
 
-    /// Has a replica take the place of the primary, and waits until that is a replica. Sentinel does not stop
-    /// it meanwhile: what it is told then is lost.
-    pub(crate) async fn fail_over(&self) {
-        self.replace_primary().await;
-        self.ready().await;
-    }
-
-    /// Has a replica take the place of the primary, which takes itself for one some ten seconds longer. Returns
-    /// its port.
+    /// Has a replica take the place of the primary, which takes itself for one some ten seconds longer: what it
+    /// is told then is lost. Returns its port.
     pub(crate) async fn replace_primary(&self) -> u16 {
         let (first, ask) = (self.primary().await, format!("SENTINEL FAILOVER {NAME}"));
         self.sentinels[0].ask::<()>(&ask).await.unwrap();
@@ -270,7 +263,7 @@ fn configuration(own: u16, servers: &[u16], sentinels: &[u16]) -> String {
     let mut text = format!(
         "port {own}\nbind 127.0.0.1\nsentinel myid {own:040}\n\
          sentinel monitor {NAME} 127.0.0.1 {} 2\n\
-         sentinel down-after-milliseconds {NAME} 500\n\
+         sentinel down-after-milliseconds {NAME} 2000\n\
          sentinel failover-timeout {NAME} 2000\n",
         servers[0]
     );

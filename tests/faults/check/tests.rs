@@ -6,9 +6,13 @@ use Known::{Done, NotDone, Perhaps};
 const SECOND: Micros = 1_000_000;
 
 fn verdict(events: &[Event]) -> Verdict {
+    excusing(events, &Excused::default())
+}
+
+fn excusing(events: &[Event], excused: &Excused) -> Verdict {
     let entry =
         |(second, event): (usize, &Event)| Entry { at: second as u64 * SECOND, event: *event };
-    check(&events.iter().enumerate().map(entry).collect::<Vec<_>>(), &Excused::default())
+    check(&events.iter().enumerate().map(entry).collect::<Vec<_>>(), excused)
 }
 
 #[track_caller]
@@ -91,6 +95,23 @@ fn what_is_lost_and_what_is_there_too_often_is_found() {
     breaks(
         &[two[0], two[1], one, other, Event::PulledPerhaps { most: 1 }],
         "2 messages are lost, where pulls without an answer may have taken 1",
+    );
+}
+
+#[test]
+fn what_redis_forgot_is_counted_and_not_what_came_later_or_was_to_be_safe() {
+    let [first, second] = [1, 2].map(|n| [deliver(n), delivered(n, Done)]);
+    let mut excused = Excused { forgotten: vec![(0, SECOND)], ..Excused::default() };
+    let found = excusing(&[first, second].concat(), &excused);
+    assert_eq!(
+        (found.lost, &found.breaches[..]),
+        (2, &["message 2 was delivered and is lost".into()][..])
+    );
+    excused.durable = true;
+    let found = excusing(&first, &excused);
+    assert_eq!(
+        (found.lost, &found.breaches[..]),
+        (1, &["message 1 was delivered and is lost".into()][..])
     );
 }
 
