@@ -168,3 +168,27 @@ async fn a_primary_that_is_frozen_until_it_is_replaced_loses_only_what_its_repli
     });
     told.await.holds("a primary that is frozen and replaced, cluster", &excused);
 }
+
+/// Nobody takes its place: what it has is out of reach for a while, and the others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_away_for_a_while_loses_nothing() {
+    let cluster = TestCluster::start(3).await.unwrap();
+    for node in cluster.nodes() {
+        let client = redis::Client::open(("127.0.0.1", cluster.port(node))).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd("CONFIG");
+        command.arg(&["SET", "cluster-require-full-coverage", "no"]);
+        command.exec_async(&mut connection).await.unwrap();
+    }
+    let told = load(cluster.url()).await.during(async |_| {
+        let end = Instant::now() + long();
+        for node in cluster.nodes().cycle().take_while(|_| Instant::now() < end) {
+            sleep(SECOND).await;
+            cluster.freeze(node).unwrap();
+            sleep(3 * SECOND).await;
+            cluster.thaw(node).unwrap();
+            cluster.agreed().await.unwrap();
+        }
+    });
+    told.await.holds("a primary that is frozen for a while, cluster", &Excused::default());
+}
