@@ -10,7 +10,7 @@ use crate::{
     check::Excused,
     load::{Load, SECOND, Told, long},
     record::Micros,
-    support::{Sentinels, slot, until},
+    support::{Sentinels, set_up, slot, until},
 };
 
 const PARTITIONS: u32 = 6;
@@ -173,13 +173,7 @@ async fn a_primary_that_is_frozen_until_it_is_replaced_loses_only_what_its_repli
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_is_away_for_a_while_loses_nothing() {
     let cluster = TestCluster::start(3).await.unwrap();
-    for node in cluster.nodes() {
-        let client = redis::Client::open(("127.0.0.1", cluster.port(node))).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let mut command = redis::cmd("CONFIG");
-        command.arg(&["SET", "cluster-require-full-coverage", "no"]);
-        command.exec_async(&mut connection).await.unwrap();
-    }
+    set_up(&cluster, "cluster-require-full-coverage", "no").await;
     let told = load(cluster.url()).await.during(async |_| {
         let end = Instant::now() + long();
         for node in cluster.nodes().cycle().take_while(|_| Instant::now() < end) {

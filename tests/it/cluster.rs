@@ -9,7 +9,7 @@ use std::{
 use fairlane::{Broker, BrokerBuilder, Cursor, Error, Message, testing::TestCluster};
 use serde_json::Value;
 
-use crate::support::{message, slot, until};
+use crate::support::{message, set_up, slot, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -244,6 +244,7 @@ async fn when_a_primary_is_frozen_its_replica_takes_over_and_calls_go_on() {
 #[tokio::test]
 async fn a_cluster_that_has_lost_a_slot_refuses_and_comes_back() {
     let cluster = TestCluster::start(2).await.unwrap();
+    set_up(&cluster, "appendfsync", "always").await;
     let broker = builder(&cluster).deadline(SECOND).partitions(4).connect().await.unwrap();
     let queue = broker.register_queue("q", ".").await.unwrap();
     let dead = cluster.primary_of(slot(&cluster, "shop:1").await).await.unwrap();
@@ -268,14 +269,8 @@ async fn a_cluster_that_has_lost_a_slot_refuses_and_comes_back() {
 #[tokio::test]
 async fn while_a_partition_is_away_workers_serve_the_others_as_fast_as_before() {
     let cluster = TestCluster::start(3).await.unwrap();
-    for node in cluster.nodes() {
-        // Otherwise all of it is down when a slot is.
-        let client = redis::Client::open(("127.0.0.1", cluster.port(node))).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let mut command = redis::cmd("CONFIG");
-        command.arg(&["SET", "cluster-require-full-coverage", "no"]);
-        command.exec_async(&mut connection).await.unwrap();
-    }
+    // Otherwise all of it is down when a slot is.
+    set_up(&cluster, "cluster-require-full-coverage", "no").await;
     let broker = builder(&cluster).partitions(6).heartbeat(SECOND).connect().await.unwrap();
     let queue = broker.register_queue("q", ".").await.unwrap();
     let dead = cluster.primary_of(slot(&cluster, "shop:0").await).await.unwrap();

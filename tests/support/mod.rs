@@ -514,6 +514,16 @@ impl std::io::Write for Log {
     }
 }
 
+/// Sets what the nodes of a cluster go by.
+pub(crate) async fn set_up(cluster: &TestCluster, name: &str, value: &str) {
+    for node in cluster.nodes() {
+        let client = redis::Client::open(("127.0.0.1", cluster.port(node))).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg(name).arg(value).exec_async(&mut connection).await.unwrap();
+    }
+}
+
 /// The slot of the keys that have this between their braces, as a node says.
 pub(crate) async fn slot(cluster: &TestCluster, tag: &str) -> u16 {
     let client = redis::Client::open(("127.0.0.1", cluster.port(0))).unwrap();

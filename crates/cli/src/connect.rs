@@ -13,6 +13,7 @@ const LOCAL: &str = "redis://127.0.0.1:6379";
 /// The variables that say where Redis is, the namespace, and what there is for TLS.
 const REDIS: &str = "FAIRLANE_REDIS";
 const NAMESPACE: &str = "FAIRLANE_NAMESPACE";
+const PARTITIONS: &str = "FAIRLANE_PARTITIONS";
 const TLS_CA: &str = "FAIRLANE_TLS_CA";
 const TLS_CERT: &str = "FAIRLANE_TLS_CERT";
 const TLS_KEY: &str = "FAIRLANE_TLS_KEY";
@@ -46,6 +47,16 @@ pub(crate) struct Connect {
         hide_env_values = true
     )]
     namespace: Option<String>,
+    /// Into how many partitions a new namespace is divided [default: 1, and what it has where it is
+    /// not new]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        global = true,
+        env = PARTITIONS,
+        hide_env_values = true
+    )]
+    partitions: Option<u32>,
     /// The certificates of the authorities that are trusted for TLS, in PEM [default: those of this
     /// machine]
     #[arg(long, value_name = "FILE", global = true, env = TLS_CA, hide_env_values = true)]
@@ -78,10 +89,14 @@ impl Connect {
 
     /// A broker that says nothing yet of where Redis is.
     pub(crate) fn named(&self) -> BrokerBuilder<Body> {
-        match self.namespace() {
-            Some(namespace) => plain().namespace(namespace),
-            None => plain(),
+        let mut broker = plain();
+        if let Some(namespace) = self.namespace() {
+            broker = broker.namespace(namespace);
         }
+        if let Some(partitions) = self.partitions {
+            broker = broker.partitions(partitions);
+        }
+        broker
     }
 
     /// A variable that is set to nothing says nothing, as below.
@@ -95,6 +110,7 @@ impl Connect {
         let variables = [
             (REDIS, Some(self.redis.clone().into())),
             (NAMESPACE, self.namespace.clone().map(Into::into)),
+            (PARTITIONS, self.partitions.map(|count| count.to_string().into())),
             (TLS_CA, self.tls_ca.as_ref().map(said)),
             (TLS_CERT, self.tls_cert.as_ref().map(said)),
             (TLS_KEY, self.tls_key.as_ref().map(said)),

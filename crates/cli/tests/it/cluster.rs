@@ -1,4 +1,4 @@
-use fairlane::{Broker, testing::TestCluster};
+use fairlane::testing::TestCluster;
 use serde_json::Value;
 
 use crate::support::{error, program, text};
@@ -15,11 +15,13 @@ fn run(url: &str, args: &[&str]) -> Vec<Value> {
 async fn the_commands_work_on_a_cluster_and_over_the_partitions_of_a_namespace() {
     let cluster = TestCluster::start(3).await.unwrap();
     let url = cluster.url();
-    let divided = <Broker>::builder().redis(&url).namespace("divided").partitions(4);
-    divided.connect().await.unwrap();
-    for namespace in ["whole", "divided"] {
+    for (namespace, partitions) in [("whole", None), ("divided", Some("4"))] {
         let run = |args: &[&str]| run(&url, &[args, &["--namespace", namespace]].concat());
-        run(&["register", "mails", "^mail:"]);
+        // It is said once; later commands find out.
+        match partitions {
+            None => run(&["register", "mails", "^mail:"]),
+            Some(number) => run(&["register", "mails", "^mail:", "--partitions", number]),
+        };
         for facet in ["a", "b", "c", "d"] {
             run(&["deliver", "{}", "--facet", facet, "--topic", "mail:hello"]);
         }
@@ -29,4 +31,14 @@ async fn the_commands_work_on_a_cluster_and_over_the_partitions_of_a_namespace()
         assert_eq!(run(&["stats", "mails"])[0]["waiting"], 0);
         run(&["doctor", "mails"]);
     }
+    let refused = program()
+        .args(["queues", "--partitions", "5", "--namespace", "divided", "--redis", &url])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        error(&refused).contains("the namespace has 4 partitions, not 5"),
+        "{}",
+        error(&refused)
+    );
 }
