@@ -115,7 +115,14 @@ impl Way {
             #[cfg(feature = "sentinel")]
             Address::Sentinel { sentinels, service, primary } => {
                 let settings = settings.clone();
-                Self::Sentinel(Arc::new(Sentinels { settings, sentinels, service, primary }))
+                let lately = tokio::sync::Mutex::default();
+                Self::Sentinel(Arc::new(Sentinels {
+                    settings,
+                    sentinels,
+                    service,
+                    primary,
+                    lately,
+                }))
             }
         }
     }
@@ -189,8 +196,7 @@ impl Link {
         match &self.way {
             #[cfg(feature = "sentinel")]
             Way::Sentinel(sentinels) => {
-                let primary = timeout(self.settings.patience, sentinels.primary()).await;
-                matches!(primary, Ok(Ok(primary)) if primary.addr().to_string() != address)
+                sentinels.lately().await.is_some_and(|primary| *primary != *address)
             }
             _ => {
                 let _ = address;

@@ -6,6 +6,10 @@ use redis::{
     ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisError, TlsMode,
     sentinel::{SentinelClientBuilder, SentinelServerType},
 };
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 use crate::link::Settings;
 
@@ -16,9 +20,28 @@ pub(crate) struct Sentinels {
     pub(crate) service: String,
     /// All that there is to know of the primary, but for where it is.
     pub(crate) primary: ConnectionInfo,
+    /// Where it was when that was last asked for all connections, and when that was.
+    pub(crate) lately: Mutex<Option<(Instant, Option<Arc<str>>)>>,
 }
 
 impl Sentinels {
+    /// Where the primary is, as of a moment ago; none where no sentinel says it in time. All connections of
+    /// a broker ask it again and again, and have one answer.
+    pub(crate) async fn lately(&self) -> Option<Arc<str>> {
+        let patience = self.settings.patience;
+        let mut lately = self.lately.lock().await;
+        if let Some((asked, found)) = &*lately
+            && asked.elapsed() < patience / 2
+        {
+            return found.clone();
+        }
+        let found = timeout(patience, self.primary()).await;
+        let found =
+            found.ok().and_then(Result::ok).map(|primary| primary.addr().to_string().into());
+        *lately = Some((Instant::now(), found.clone()));
+        found
+    }
+
     /// The server that is the primary, and says so itself.
     pub(crate) async fn primary(&self) -> Result<ConnectionInfo, RedisError> {
         // Made anew each time: credentials may be others by now, and it is not asked often.

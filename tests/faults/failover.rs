@@ -17,7 +17,7 @@ const PARTITIONS: u32 = 6;
 /// How far replicas may be behind, and how long an answer may be on its way to who notes it, in us.
 const BEHIND: Micros = 500_000;
 /// In which time brokers leave what Sentinel has replaced, in us.
-const LEFT: Micros = 1_000_000;
+const LEFT: Micros = 3_000_000;
 
 /// Load on what is there under a URL, in several partitions.
 async fn load(url: String) -> Load {
