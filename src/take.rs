@@ -26,8 +26,6 @@ pub(crate) const MOST_OF_A_PART: usize = 250;
 pub(crate) const MOST_BYTES: usize = 4 << 20;
 /// For that one.
 pub(crate) const ANY_BYTES: usize = usize::MAX >> 16;
-/// A turn at weight 1, as scripts count it.
-const TURN: f64 = 1_048_576.0;
 
 /// A message that was taken.
 #[derive(Debug)]
@@ -53,7 +51,7 @@ pub(crate) enum Next {
 /// What a take gives.
 pub(crate) struct Take {
     pub(crate) taken: Vec<Taken>,
-    /// How far the round of turns has gone with it.
+    /// How far the round of turns has gone with it, in turns.
     pub(crate) gone: f64,
     /// When there is more; or the error that ended it, when more may be gone, or nothing was taken.
     pub(crate) ended: Result<Next>,
@@ -174,7 +172,7 @@ pub(crate) fn read_part(reply: Value, asked: std::time::Instant) -> Result<Part>
         0 => Next::Now,
         ms => u64::try_from(ms).map_or(Next::Open, |ms| Next::In(Duration::from_millis(ms))),
     };
-    let gone = read::<u64>(next()?)? as f64 / TURN;
+    let gone = read(next()?)?;
     let lease = read(next()?)?;
     let mut part = Part { taken: Vec::new(), bytes: 0, gone, ended, next: next_in };
     while let (Some(facet), Some(raw)) = (values.next(), values.next()) {

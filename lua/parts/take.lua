@@ -177,7 +177,7 @@ end
 -- Returns 0; or 1 when a bound ended the call before it was known whether more can be served, or 2
 -- when the next message would be more than its bytes or MOST_BYTES. Then 0 when more can be served
 -- now, or in how many ms something is due, or -1 for never. Then how far the round of turns has gone,
--- and the number of the lease, or 0; then facet and message in turn.
+-- in turns at weight 1, as text; and the number of the lease, or 0; then facet and message in turn.
 -- Errors: NOQUEUE when the queue holds nothing and is not registered.
 local function take(name, most, bytes, keep)
   local q = open(1)
@@ -271,5 +271,5 @@ local function take(name, most, bytes, keep)
     end
   end
   ended = ended == 0 and more and 1 or ended
-  return { ended, rest, math.floor(q.round or 0), lease, unpack(chosen) }
+  return { ended, rest, string.format("%.17g", (q.round or 0) / TURN), lease, unpack(chosen) }
 end

@@ -147,6 +147,28 @@ async fn weights_hold_over_all_partitions_however_unevenly_facets_are_spread() {
 }
 
 #[tokio::test]
+async fn a_partition_whose_turns_are_short_has_no_more_than_its_share() {
+    let (space, queue) = divided().await;
+    queue.configure(|queue| queue.facets.weight = Some(1000.0)).await.unwrap();
+    // In the first, each message moves the round by less than a millionth of a turn.
+    let facets = facets_of(&space, [1200, 200, 1, 1]).await;
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    let several = facets.iter().flatten().flat_map(|facet| (0..3).map(move |n| (facet, n)));
+    let batch: Vec<_> = several.map(|(facet, n)| message(facet, "t", n)).collect();
+    space.broker.deliver_all(&batch).await.unwrap();
+    let mut others = 0;
+    for _ in 0..701 {
+        let pulled = queue.pull().await.unwrap().unwrap();
+        let facet = pulled["facet"].as_str().unwrap().to_owned();
+        others += usize::from(!facets[0].contains(&facet));
+    }
+    // 202 of 1,402 facets, in half a round.
+    assert!((90..112).contains(&others), "{others} of 701");
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
 async fn a_flood_of_newcomers_in_one_partition_does_not_starve_the_others() {
     let (space, queue) = divided().await;
     let facets = facets_of(&space, [400, 1, 1, 1]).await;
