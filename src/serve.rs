@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
-    Error, Invalid, Token,
+    Error, ErrorKind, Invalid, Pulled, Token,
     core::Core,
     error::{Result, runtime_ended},
     gather::{Gather, Reply},
@@ -95,8 +95,14 @@ pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
             let mut asked = None;
             if !quiet {
                 let asking = match away_from(core, partition) {
-                    Some(error) => {
+                    // It is asked where none of the others has anything.
+                    Some(_) if !waits || !served.taken.is_empty() => {
+                        core.visits.missed(queue, place);
                         skipped.push((partition, queue));
+                        continue;
+                    }
+                    Some(error) => {
+                        core.visits.missed(queue, place);
                         Err(error)
                     }
                     None => ask(core, partition, queue, order, left).await,
@@ -133,7 +139,6 @@ pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
         if !served.taken.is_empty() {
             return Ok(First::Served(served));
         }
-        away = None;
     }
     if let Some(error) = away.take_if(|_| !waits) {
         return Err(error);
@@ -188,6 +193,9 @@ impl Waiting {
                 // It ends while Redis is away: a last call says so.
                 Err(_) => match lines.iter().find(|(_, line)| line.is_away()) {
                     Some((partition, line)) => {
+                        if let Some(error) = away_from(core, partition) {
+                            return Err(error);
+                        }
                         let (queue, most) = (&line.queue, order.most(&line.queue));
                         return Ok(ask(core, partition, queue, order, most).await?.0);
                     }
@@ -196,6 +204,7 @@ impl Waiting {
             };
             if let Some(error) = away_from(core, &waiter.partition) {
                 // It holds up none of the others.
+                core.visits.missed(turn.queue(), waiter.partition.place as usize);
                 turn.over(Next::In(AWAY));
                 away = Some(error);
                 standing[place] = Some(stand(waiter));
@@ -263,11 +272,13 @@ async fn first_turn(standing: &mut [Option<Standing>]) -> (usize, Waiter, Result
     .await
 }
 
+/// What one gets of a take: some messages, when there is more, and by how much the round of turns has
+/// gone with that.
+type Share = Result<(Unclaimed, Next, f64)>;
+
 /// What concurrent tasks take from a queue in the same way, on its way: the messages that each
-/// asks for. Each gets some, when there is more, and by how much the round of turns has gone with
-/// that.
-pub(crate) type Takes = Gather<(Arc<str>, Option<Duration>), usize, Asked>;
-type Asked = Result<(Unclaimed, Next, f64)>;
+/// asks for.
+pub(crate) type Takes = Gather<(Arc<str>, Option<Duration>), usize, Share>;
 
 impl Takes {
     pub(crate) fn of_a_part() -> Arc<Self> {
@@ -287,12 +298,12 @@ async fn ask(
     let place = partition.place as usize;
     let visit = core.visits.visit(queue, place, core.partitions.len(), most);
     let (shared, of, length) = (core.clone(), partition.clone(), order.length);
-    let key = (queue.clone(), length);
-    let queue = queue.clone();
+    let (key, name) = ((queue.clone(), length), queue.clone());
     let asking = partition.takes.join(key, most, most, length.is_some(), move |callers| {
-        together(shared, of, queue, length, callers)
+        together(shared, of, name, length, callers)
     });
-    let (served, next, gone) = asking.await.unwrap_or_else(|| Err(runtime_ended()))?;
+    let asked = asking.await.unwrap_or_else(|| Err(runtime_ended()));
+    let (served, next, gone) = asked.inspect_err(|_| core.visits.missed(queue, place))?;
     if let Some(visit) = visit {
         visit.served(served.taken.len(), gone, next != Next::Now);
     }
@@ -306,7 +317,7 @@ async fn together(
     partition: Arc<Partition>,
     queue: Arc<str>,
     length: Option<Duration>,
-    callers: Vec<(usize, Reply<Asked>)>,
+    callers: Vec<(usize, Reply<Share>)>,
 ) {
     let mut callers = VecDeque::from(callers);
     let leased = length.is_some();
@@ -342,8 +353,15 @@ async fn together(
 
 /// What has arrived of a pull, of which more may be gone.
 fn interrupted(taken: Vec<Taken>, error: Error) -> Error {
-    let pulled = taken.into_iter().map(|taken| taken.stored.into()).collect();
-    Error::PullInterrupted { pulled, source: Box::new(error) }
+    let mut pulled: Vec<Pulled> = taken.into_iter().map(|taken| taken.stored.into()).collect();
+    let source = match error {
+        Error::PullInterrupted { pulled: more, source } => {
+            pulled.extend(more);
+            source
+        }
+        error => Box::new(error),
+    };
+    Error::PullInterrupted { pulled, source }
 }
 
 /// What was taken and has not yet reached the caller. What was leased goes back when this is
@@ -369,7 +387,7 @@ impl Unclaimed {
     /// A later partition could not be asked. What is leased is safe; what was pulled from it may be
     /// gone, and the caller has to know.
     fn interrupted(&mut self, error: Error) -> Result<()> {
-        if self.leased || !matches!(error, Error::MaybeApplied(_)) {
+        if self.leased || error.kind() != ErrorKind::MaybeApplied {
             let (queue, taken) = (&*self.queue, self.taken.len());
             warn!(target: "fairlane", queue, taken, %error, "the rest of a take failed");
             return Ok(());

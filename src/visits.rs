@@ -31,7 +31,7 @@ struct Round {
     step: f64,
     /// Messages that are asked for now.
     asked: usize,
-    /// When it had nothing; none when it had something the last time, or was never asked.
+    /// When it had nothing, or was away; none when it had something the last time, or was never asked.
     empty: Option<Instant>,
 }
 
@@ -99,6 +99,13 @@ impl Visits {
         rounds(&mut self.lock(), queue, partitions)[place].asked += asked;
         Some(Visit { visits: self, queue, place, asked })
     }
+
+    /// One could not be asked: while it is away its round goes on, as that of one that is empty does.
+    pub(crate) fn missed(&self, queue: &Arc<str>, place: usize) {
+        if let Some(rounds) = self.lock().get_mut(queue) {
+            rounds[place].empty = Some(Instant::now());
+        }
+    }
 }
 
 fn rounds<'a>(
@@ -138,5 +145,35 @@ impl Drop for Visit<'_> {
         if let Some(rounds) = self.visits.lock().get_mut(self.queue) {
             rounds[self.place].asked -= self.asked;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Serves a message, as one that has more; of a partition that is away nothing.
+    fn serve(visits: &Visits, queue: &Arc<str>, away: Option<usize>) -> usize {
+        for (place, _) in visits.order(queue, 2) {
+            match visits.visit(queue, place, 2, 1) {
+                Some(_) if away == Some(place) => visits.missed(queue, place),
+                Some(visit) => {
+                    visit.served(1, 1.0, false);
+                    return place;
+                }
+                None => {}
+            }
+        }
+        panic!("nobody is there");
+    }
+
+    #[test]
+    fn one_that_was_away_has_no_more_than_its_share_when_it_is_back() {
+        let (visits, queue) = (Visits::default(), Arc::from("q"));
+        (0..100).for_each(|_| _ = serve(&visits, &queue, None));
+        (0..1000).for_each(|_| assert_eq!(serve(&visits, &queue, Some(0)), 1));
+        std::thread::sleep(2 * EMPTY);
+        let first = (0..100).filter(|_| serve(&visits, &queue, None) == 0).count();
+        assert!((49..=51).contains(&first), "{first} of 100");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use fairlane::{Broker, Cursor, Error, Invalid, Message, Queue, Token};
 
-use crate::support::{Space, deliver, message, numbers, run, until};
+use crate::support::{Proxy, Server, Space, deliver, message, numbers, run, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -30,6 +30,20 @@ async fn facets_of(space: &Space, wanted: [usize; 4]) -> [Vec<String>; 4] {
         let place = id.to_string().parse::<usize>().unwrap() % 4;
         if facets[place].len() < wanted[place] {
             facets[place].push(facet);
+        }
+    }
+    facets
+}
+
+/// A facet of each of two partitions.
+async fn one_of_each(broker: &Broker) -> [String; 2] {
+    let mut facets: [String; 2] = Default::default();
+    for n in 0.. {
+        let facet = format!("f{n}");
+        let id = broker.deliver(&message(&facet, "probe", 0)).await.unwrap().id;
+        facets[id.to_string().parse::<usize>().unwrap() % 2] = facet;
+        if facets.iter().all(|facet| !facet.is_empty()) {
+            break;
         }
     }
     facets
@@ -480,6 +494,32 @@ async fn two_who_change_a_route_at_the_same_time_leave_the_same_in_all_partition
         assert_eq!(all.len(), 1, "{all:?}");
     }
     space.delete().await;
+}
+
+#[tokio::test]
+async fn a_pull_that_breaks_off_in_a_later_partition_gives_what_has_arrived_of_all() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().namespace("shop").partitions(2).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let facets = one_of_each(&broker).await;
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    for n in [3, 4] {
+        // Each has more than one script takes; the other is asked when the first has no more.
+        for facet in &facets {
+            deliver(&broker, facet, 300).await;
+        }
+        tokio::time::sleep(SECOND / 20).await; // Until one that had nothing is asked again.
+        proxy.cut(n);
+        match queue.pull_many(1000).await {
+            Err(Error::PullInterrupted { pulled, source }) => {
+                assert_eq!(pulled.len(), if n == 3 { 300 } else { 550 });
+                assert!(matches!(*source, Error::MaybeApplied(_)), "{source:?}");
+            }
+            other => panic!("{:?}", other.map(|pulled| pulled.len())),
+        }
+        while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    }
 }
 
 #[tokio::test]
