@@ -1,6 +1,6 @@
 //! Deliver: the messages of a call go out in parts, each of them one script.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use futures_util::future::join_all;
 use redis::Value;
@@ -138,12 +138,6 @@ struct Failed {
 /// Delivers messages, those of each partition in their order. The first part that fails stops the rest
 /// of its partition.
 pub(crate) async fn deliver(core: &Core, messages: Vec<Ready>) -> Result<Vec<Receipt>> {
-    if let [partition] = &*core.partitions {
-        let delivered = deliver_or_refuse(partition, &messages).await;
-        return delivered.map_err(|Failed { delivered, error, .. }| {
-            interrupted(delivered.into_iter().map(Some), error)
-        });
-    }
     let parts = core.apart(&messages, |message| core.of_facet(&message.facet));
     let mut messages: Vec<_> = messages.into_iter().map(Some).collect();
     let mut receipts: Vec<Option<Receipt>> = messages.iter().map(|_| None).collect();
@@ -154,45 +148,43 @@ pub(crate) async fn deliver(core: &Core, messages: Vec<Ready>) -> Result<Vec<Rec
     let parts: Vec<_> = parts.collect();
     let mut failed = Vec::new();
     for (places, outcome) in join_all(parts).await {
-        let (delivered, error) = match outcome {
-            Ok(delivered) => (delivered, None),
-            Err(Failed { delivered, error, .. }) => (delivered, Some(error)),
-        };
-        let mut places = places.into_iter();
-        for (receipt, place) in delivered.into_iter().zip(places.by_ref()) {
+        let delivered = outcome.unwrap_or_else(|Failed { mut delivered, mut error, .. }| {
+            let place = places[delivered.len()];
+            // What is not yet safe is delivered.
+            if let Error::NotYetSafe { delivered: not_yet_safe, .. } = &mut error {
+                delivered.append(not_yet_safe);
+            }
+            failed.push((place, error));
+            delivered
+        });
+        for (place, receipt) in places.into_iter().zip(delivered) {
             receipts[place] = Some(receipt);
         }
-        failed.extend(error.map(|error| (places.collect::<Vec<_>>(), error)));
     }
-    failed.sort_by_key(|(places, error)| (error.rank(), places.first().copied()));
-    let mut failed = failed.into_iter();
-    let Some((_, told)) = failed.next() else {
-        return Ok(receipts.into_iter().flatten().collect());
-    };
-    // What is not yet safe on other partitions is delivered, and its receipts say how many have it.
-    for (places, error) in failed {
-        if let Error::NotYetSafe { delivered, .. } = error {
-            for (receipt, place) in delivered.into_iter().zip(places) {
-                receipts[place] = Some(receipt);
-            }
-        }
+    failed.sort_by_key(|(place, error)| (Reverse(error.doubt()), *place));
+    match failed.into_iter().next() {
+        None => Ok(receipts.into_iter().flatten().collect()),
+        Some((_, error)) => Err(interrupted(receipts, error)),
     }
-    Err(interrupted(receipts.into_iter(), told))
 }
 
 /// The error of a batch of which these are delivered.
-fn interrupted(receipts: impl Iterator<Item = Option<Receipt>>, error: Error) -> Error {
-    let (mut delivered, mut beyond) = (Vec::new(), Vec::new());
-    for (place, receipt) in receipts.enumerate() {
+fn interrupted(receipts: Vec<Option<Receipt>>, mut error: Error) -> Error {
+    let (all, mut delivered, mut beyond) = (receipts.len(), Vec::new(), Vec::new());
+    for (place, receipt) in receipts.into_iter().enumerate() {
         match receipt {
             Some(receipt) if delivered.len() == place => delivered.push(receipt),
             Some(receipt) => beyond.push((place, receipt)),
             None => {}
         }
     }
-    match delivered.is_empty() && beyond.is_empty() {
-        true => error,
-        false => Error::Interrupted { delivered, beyond, source: Box::new(error) },
+    match &mut error {
+        Error::NotYetSafe { delivered: not_yet_safe, .. } if delivered.len() == all => {
+            *not_yet_safe = delivered;
+            error
+        }
+        _ if delivered.is_empty() && beyond.is_empty() => error,
+        _ => Error::Interrupted { delivered, beyond, source: Box::new(error) },
     }
 }
 

@@ -51,7 +51,8 @@ pub enum Error {
         confirmed: u32,
         /// How many had to.
         wanted: u32,
-        /// The receipts of what is delivered, where it was a delivery.
+        /// The receipts of what is delivered, where it was a delivery. As the source of
+        /// [`Interrupted`](Self::Interrupted) it has none: they are there.
         delivered: Vec<Receipt>,
         /// Why Redis could not be asked, where that is so.
         #[source]
@@ -61,8 +62,9 @@ pub enum Error {
     #[error(transparent)]
     Undecodable(#[from] Undecodable),
     /// The first `delivered.len()` messages of a [`deliver_all`](crate::Broker::deliver_all) are
-    /// delivered, and those of `beyond`; `source` tells of the part that failed. What came after that
-    /// part, of its partition, was not sent.
+    /// delivered, and those of `beyond`; `source` tells of the part that failed, where parts failed in
+    /// several partitions of one that leaves most doubt. What came after such a part, of its partition,
+    /// was not sent.
     #[error("stopped after {} messages of the batch", delivered.len() + beyond.len())]
     Interrupted {
         /// The receipts of what is delivered, in the order of the batch, up to the first that is not.
@@ -389,13 +391,12 @@ impl Error {
         }
     }
 
-    /// The lowest is told, where a call failed on several partitions: what may have been carried out must
-    /// not look as if nothing happened, and what was not as if all had.
-    pub(crate) fn rank(&self) -> u8 {
+    /// How much doubt it leaves: of parts that failed, a call has the error that leaves most.
+    pub(crate) fn doubt(&self) -> u8 {
         match self.kind() {
-            ErrorKind::MaybeApplied => 0,
+            ErrorKind::MaybeApplied => 2,
             ErrorKind::NotSent | ErrorKind::Refused => 1,
-            ErrorKind::Applied => 2,
+            ErrorKind::Applied => 0,
         }
     }
 

@@ -226,7 +226,7 @@ async fn settle_each(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Ve
             Err(error) => failed.push(error),
         }
     }
-    match failed.into_iter().min_by_key(Error::rank) {
+    match failed.into_iter().max_by_key(Error::doubt) {
         None => Ok(lost),
         Some(error) => Err(error),
     }

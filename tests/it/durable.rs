@@ -79,6 +79,51 @@ async fn too_few_replicas_are_an_error_that_says_that_it_was_carried_out() {
 }
 
 #[tokio::test]
+async fn who_waits_longer_than_a_heartbeat_is_not_on_a_silent_connection() {
+    let (cluster, _, queue) = with_replica().await;
+    let broker = <Broker>::builder().redis(cluster.url()).heartbeat(SECOND / 5);
+    let broker = broker.connect().await.unwrap();
+    cluster.freeze(1).unwrap();
+    let body = message("a", "t", 1);
+    let durable = || Message::new(&body).durable(Replicas(1), 2 * SECOND);
+    let (one, keyed) = tokio::join!(broker.deliver(durable()), broker.deliver(durable().key("k")));
+    for outcome in [one, keyed] {
+        assert!(matches!(outcome, Err(Error::NotYetSafe { confirmed: 0, .. })), "{outcome:?}");
+    }
+    assert_eq!(queue.stats().await.unwrap().waiting, 2);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_yet_safe_in_several_partitions_says_all_that_is_delivered() {
+    let (cluster, _, _) = with_replica().await;
+    let broker = <Broker>::builder().redis(cluster.url()).namespace("shop").partitions(4);
+    let broker = broker.connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    cluster.freeze(1).unwrap();
+    let bodies: Vec<_> = (0..100).map(|n| message(&format!("f{n}"), "t", n)).collect();
+    let durable = |body| Message::new(body).durable(Replicas(1), SECOND / 10);
+    match broker.deliver_all(bodies.iter().map(durable)).await.err().unwrap() {
+        Error::NotYetSafe { confirmed: 0, wanted: 1, delivered, .. } => {
+            assert_eq!(delivered.len(), 100);
+            let peeked = queue.peek(250).await.unwrap();
+            for one in peeked {
+                let n = one.message.unwrap()["n"].as_u64().unwrap() as usize;
+                assert_eq!(delivered[n].id, one.id, "in the order of the batch");
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+    // What is not delivered is not said to be.
+    let one = &bodies[0];
+    let error = broker.deliver_all((0..1200).map(|_| durable(one))).await.err().unwrap();
+    let Error::Interrupted { delivered, beyond, source } = error else { panic!("{error:?}") };
+    let Error::NotYetSafe { delivered: doubtful, .. } = *source else { panic!("{source:?}") };
+    let known = delivered.len() + beyond.len() + doubtful.len();
+    assert_eq!(known as u64, queue.stats().await.unwrap().waiting - 100);
+    assert!(known < 1200);
+}
+
+#[tokio::test]
 async fn a_batch_that_is_not_yet_safe_stops_there_and_says_what_is_delivered() {
     let (cluster, broker, queue) = with_replica().await;
     cluster.freeze(1).unwrap();

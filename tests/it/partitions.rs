@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlane::{Broker, Cursor, Error, Invalid, Message, Queue, Token};
+use fairlane::{Broker, Cursor, Error, ErrorKind, Invalid, Message, Queue, Token};
 
 use crate::support::{Proxy, Server, Space, deliver, message, numbers, run, until};
 
@@ -497,6 +497,27 @@ async fn two_who_change_a_route_at_the_same_time_leave_the_same_in_all_partition
 }
 
 #[tokio::test]
+async fn what_fails_in_one_partition_leaves_nothing_unsettled_in_the_others() {
+    let (space, queue) = divided().await;
+    let facets = facets_of(&space, [1, 1, 0, 0]).await;
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    deliver(&space.broker, &facets[0][0], 1).await;
+    deliver(&space.broker, &facets[1][0], 2500).await;
+    let mut leased = Vec::new();
+    while leased.len() < 2501 {
+        leased.extend(queue.lease_many(1000).await.unwrap());
+    }
+    let clock = format!("{{{}:0}}:q:q:clock", space.name);
+    run::<()>(&["DEL", &clock]).await;
+    run::<()>(&["SET", &clock, "in the way"]).await;
+    let error = space.broker.ack_all(leased).await.err().unwrap();
+    assert!(matches!(error, Error::WrongType(_)), "{error:?}");
+    let clock = format!("{{{}:1}}:q:q:clock", space.name);
+    assert_eq!(run::<u64>(&["HGET", &clock, "acked"]).await, 2500);
+    space.delete().await;
+}
+
+#[tokio::test]
 async fn a_pull_that_breaks_off_in_a_later_partition_gives_what_has_arrived_of_all() {
     let server = Server::start(&[]).await;
     let proxy = Proxy::to(&server).await;
@@ -520,6 +541,32 @@ async fn a_pull_that_breaks_off_in_a_later_partition_gives_what_has_arrived_of_a
         }
         while !queue.pull_many(1000).await.unwrap().is_empty() {}
     }
+}
+
+#[tokio::test]
+async fn a_batch_that_may_be_delivered_in_one_partition_is_not_said_to_be_refused_in_another() {
+    // A server of its own, since it is held up.
+    let server = Server::start(&[]).await;
+    let broker = server.builder().namespace("shop").partitions(2).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let facets = one_of_each(&broker).await;
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    server.run::<()>(&["SET", &format!("{{shop:0}}:q:q:f:{}", facets[0]), "in the way"]).await;
+    // One partition answers too late.
+    let slow = |text: String| {
+        let (shebang, rest) = text.split_once('\n').unwrap();
+        let waits = "if KEYS[1]:find(':1}') then for _ = 1, 2e8 do end end";
+        format!("{shebang}\n{waits} {rest}")
+    };
+    let slow = server.builder().namespace("shop").deadline(SECOND / 5).script("deliver", slow);
+    let slow = slow.connect().await.unwrap();
+    let batch = [message(&facets[0], "t", 1), message(&facets[1], "t", 2)];
+    let error = slow.deliver_all(&batch).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::MaybeApplied, "{error:?}");
+    until("the other is delivered all the same", || async {
+        queue.facet(&facets[1]).stats().await.is_ok_and(|stats| stats.waiting == 1)
+    })
+    .await;
 }
 
 #[tokio::test]
