@@ -3,6 +3,7 @@
 
 use std::{
     panic::resume_unwind,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
@@ -84,8 +85,18 @@ pub(crate) struct Seen {
     pub(crate) connected: Option<Instant>,
     /// The last answer to a call or a heartbeat.
     pub(crate) answered: Option<Instant>,
+    /// The longest that a call waits for what it did to be durable: nothing comes meanwhile.
+    waits: Duration,
     /// Why the last one broke, or could not be made. None while there is one.
     pub(crate) error: Option<Cause>,
+}
+
+impl Seen {
+    /// Whether what was asked may stand behind calls that wait until they are durable.
+    fn waits_still(&self, patience: Duration) -> bool {
+        let since = self.answered.map_or(Duration::MAX, |last| last.elapsed());
+        !self.waits.is_zero() && since < self.waits + patience
+    }
 }
 
 #[derive(Debug, Default)]
@@ -108,7 +119,7 @@ struct Live {
     _heartbeat: Arc<Heartbeat>,
 }
 
-/// A task that makes a new connection. Dropped, it says that it has ended.
+/// A task that makes a new connection. Dropped, begun or not, it says that it has ended.
 struct Reviving(Weak<State>);
 
 impl Drop for Reviving {
@@ -177,8 +188,10 @@ impl Connection {
         if !self.state.reviving.swap(true, Ordering::Relaxed) {
             let (link, deadline, state) =
                 (self.link.clone(), self.deadline, Arc::downgrade(&self.state));
+            // Made here: a runtime that is about to end drops the task at once.
+            let reviving = Reviving(state.clone());
             tokio::spawn(async move {
-                let _reviving = Reviving(state.clone());
+                let _reviving = reviving;
                 while let Some(state) = state.upgrade() {
                     let connection = Self { link: link.clone(), deadline, state };
                     if connection.live().await.is_ok() {
@@ -234,6 +247,10 @@ impl Connection {
             if Instant::now() >= end {
                 return Err(lost(repeated, Cause::timeout("no time was left to send it")));
             }
+            if let Some(durable) = durable {
+                let mut seen = self.state.seen();
+                seen.waits = seen.waits.max(durable.timeout);
+            }
             let sent = std::time::Instant::now();
             let error = match timeout_at(end, live.send_durably(command, durable)).await {
                 Ok(Ok((value, confirmed))) => {
@@ -279,7 +296,7 @@ impl Connection {
                         });
                     }
                 }
-                Meaning::Refused => return Err(self.link.refused(error)),
+                Meaning::Refused => return Err(doubt(repeated, self.link.refused(error))),
                 Meaning::Lost => {
                     self.state.discard(live.number, Cause::new(error.clone()));
                     if repeat == Repeat::Never || !pause.before(end).await {
@@ -423,6 +440,17 @@ impl State {
     }
 }
 
+/// The error of a call that was refused. Where the server takes none of that kind now, that says
+/// nothing of an earlier try.
+fn doubt(repeated: bool, error: Error) -> Error {
+    let of_server = match &error {
+        Error::Full | Error::Denied(_) => true,
+        Error::Server { code, .. } => code == "MISCONF" || code == "NOREPLICAS",
+        _ => false,
+    };
+    if repeated && of_server { Error::MaybeApplied(Cause::new(error)) } else { error }
+}
+
 /// Asks a connection on which nothing has come for a while whether it still answers, and tells
 /// Redis the credentials when they are others. Ends when it does not answer.
 async fn heartbeat(
@@ -454,7 +482,14 @@ async fn heartbeat(
             Ok(false) if next > asked => continue,
             Ok(false) => {
                 let ping = redis::cmd("PING");
-                let answer = timeout(patience, send(&mut known.connection, &ping)).await;
+                let mut asking = pin!(send(&mut known.connection, &ping));
+                let answer = loop {
+                    let answer = timeout(patience, &mut asking).await;
+                    let state = state.upgrade().filter(|_| answer.is_err());
+                    if state.is_none_or(|state| !state.seen().waits_still(patience)) {
+                        break answer;
+                    }
+                };
                 // It may be busy, or load its data: it answers.
                 answer.is_ok_and(|answer| !answer.is_err_and(|error| error.code().is_none()))
             }

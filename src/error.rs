@@ -465,7 +465,7 @@ mod tests {
             let (delivered, source) = (Vec::new(), None);
             Error::NotYetSafe { confirmed: 0, wanted: 1, delivered, source }
         };
-        let told = |all: [Error; 3]| all.into_iter().min_by_key(Error::rank).unwrap();
+        let told = |all: [Error; 3]| all.into_iter().max_by_key(Error::doubt).unwrap();
         for all in [[not_sent(), doubt(), not_yet_safe()], [not_yet_safe(), not_sent(), doubt()]] {
             assert_eq!(told(all).kind(), ErrorKind::MaybeApplied);
         }

@@ -202,6 +202,22 @@ async fn a_resent_ack_that_finds_no_lease_may_have_worked_the_first_time() {
 }
 
 #[tokio::test]
+async fn what_is_sent_again_and_refused_then_may_have_worked_the_first_time() {
+    let (server, proxy, broker, _) = behind_proxy(5 * SECOND).await;
+    let before = waiting(&server).await;
+    let body = message("a", "t", 3);
+    proxy.cut(1);
+    // Full at once, behind the first of the two.
+    let (error, ()) = tokio::join!(broker.deliver(fairlane::Message::new(&body).key("k")), async {
+        while waiting(&server).await == before {}
+        server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    });
+    let error = error.err().unwrap();
+    assert!(matches!(error, Error::MaybeApplied(_)), "{error:?}");
+    assert_eq!(waiting(&server).await, before + 1, "it has");
+}
+
+#[tokio::test]
 async fn a_pull_that_breaks_off_in_the_middle_gives_what_has_arrived() {
     let (server, proxy, broker, queue) = behind_proxy(5 * SECOND).await;
     deliver(&broker, "a", 999).await;
