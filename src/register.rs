@@ -17,8 +17,8 @@ use crate::{
     scripts,
 };
 
-/// How often routes are compared that somebody else changes meanwhile.
-const ROUNDS: usize = 10;
+/// How often routes or settings are compared that somebody else changes meanwhile.
+pub(crate) const ROUNDS: usize = 10;
 
 /// Sets a route of a partition.
 pub(crate) async fn register(partition: &Partition, name: &str, pattern: &str) -> Result<()> {
@@ -50,6 +50,13 @@ async fn set(partition: &Partition, name: &str, pattern: Option<&str>) -> Result
     }
 }
 
+/// The pattern of a route of a partition now, where there is one.
+async fn route(partition: &Partition, name: &str, end: Instant) -> Result<Option<String>> {
+    let mut command = redis::cmd("HGET");
+    command.arg(partition.keys.routes()).arg(name);
+    read(partition.ask(&command, end).await?)
+}
+
 /// Brings a route from the first partition to the others, as it is there: somebody else may change it
 /// meanwhile.
 pub(crate) async fn spread(core: &Core, name: &str, pattern: Option<&str>) -> Result<()> {
@@ -60,9 +67,7 @@ pub(crate) async fn spread(core: &Core, name: &str, pattern: Option<&str>) -> Re
     let mut pattern = pattern.map(str::to_owned);
     for _ in 0..ROUNDS {
         core.others(|partition| set(partition, name, pattern.as_deref())).await?;
-        let mut command = redis::cmd("HGET");
-        command.arg(first.keys.routes()).arg(name);
-        let now: Option<String> = read(first.ask(&command, core.end()).await?)?;
+        let now = route(first, name, core.end()).await?;
         if now == pattern {
             break;
         }
@@ -85,7 +90,9 @@ pub(crate) async fn load(core: &Core, end: Instant) -> Result<()> {
             names.sort_unstable();
             names.dedup();
             for name in names.into_iter().filter(|name| first.get(*name) != other.get(*name)) {
-                set(partition, name, first.get(name).copied()).await?;
+                // What is new on all of them was not yet there when the first was asked.
+                let now = route(core.first(), name, end).await?;
+                set(partition, name, now.as_deref()).await?;
             }
             warn!(target: "fairlane", partition = partition.place, "its routes were not those of the others: mended");
             Ok::<_, Error>(())

@@ -11,6 +11,7 @@ use crate::{
     error::{Result, unexpected},
     message::check_time,
     partition::Partition,
+    register::ROUNDS,
     scripts,
 };
 
@@ -331,10 +332,21 @@ pub(crate) async fn configure(
     change: impl FnMut(&mut QueueSettings) + Send,
 ) -> Result<()> {
     let whose = |partition| Whose { partition, queue, facet: "", must };
-    let set = whose(core.first()).configure(decides, change).await?;
-    let same = |settings: &mut QueueSettings| *settings = set.clone();
-    let others = core.others(|partition| whose(partition).configure(decides, same));
-    others.await.map(drop)
+    let mut set = whose(core.first()).configure(decides, change).await?;
+    if core.partitions.len() == 1 {
+        return Ok(());
+    }
+    for _ in 0..ROUNDS {
+        let same = |settings: &mut QueueSettings| *settings = set.clone();
+        core.others(|partition| whose(partition).configure(decides, same)).await?;
+        // Somebody else may have changed them meanwhile, and been faster with the others.
+        let now = whose(core.first()).settings().await?;
+        if now == set {
+            break;
+        }
+        set = now;
+    }
+    Ok(())
 }
 
 /// Whose settings: those of a facet, or, of the empty one, of the queue itself.

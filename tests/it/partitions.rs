@@ -497,6 +497,33 @@ async fn two_who_change_a_route_at_the_same_time_leave_the_same_in_all_partition
 }
 
 #[tokio::test]
+async fn two_who_change_settings_at_the_same_time_leave_the_same_in_all_partitions() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let slow = proxy.builder().namespace("shop").partitions(4).connect().await.unwrap();
+    let slow = slow.register_queue("q", ".").await.unwrap();
+    let quick = server.builder().namespace("shop").connect().await.unwrap().queue("q");
+    proxy.delay(SECOND / 10);
+    let at = |place: u32| format!("{{shop:{place}}}:q:q:settings");
+    let (first, second) = tokio::join!(slow.configure(|queue| queue.max_attempts = 7), async {
+        // Between what the slow one does to the first partition, and to the others.
+        until("the first has it", || async { server.run::<u64>(&["EXISTS", &at(0)]).await == 1 })
+            .await;
+        tokio::time::sleep(SECOND / 20).await;
+        quick.configure(|queue| queue.max_crashes = 3).await
+    });
+    first.unwrap();
+    second.unwrap();
+    let mut all = BTreeSet::new();
+    for place in 0..4 {
+        all.insert(server.run::<Vec<String>>(&["HGETALL", &at(place)]).await);
+    }
+    assert_eq!(all.len(), 1, "{all:?}");
+    let settings = quick.settings().await.unwrap();
+    assert_eq!((settings.max_attempts, settings.max_crashes), (7, 3));
+}
+
+#[tokio::test]
 async fn what_fails_in_one_partition_leaves_nothing_unsettled_in_the_others() {
     let (space, queue) = divided().await;
     let facets = facets_of(&space, [1, 1, 0, 0]).await;
