@@ -243,7 +243,9 @@ impl<T: Send + 'static> Queue<T> {
 
     /// Shows the messages that a lease of up to `n` would give now, in that order, and changes
     /// nothing: at most 250, and at most 4 MiB of them. Of a paused queue, what it would give
-    /// otherwise. It looks no further than the first 250 that have expired, and are still there.
+    /// otherwise. It looks no further than the first 250 that have expired, and are still there. Where
+    /// the namespace has several [`partitions`](crate::BrokerBuilder::partitions), the order is that of
+    /// each of them, one message of each in turn.
     ///
     /// # Errors
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue) when the queue is not registered and holds
@@ -337,7 +339,9 @@ impl<T: Send + 'static> Queue<T> {
     /// [`NoSuchQueue`](crate::Error::NoSuchQueue), and what was leased is
     /// [`LeaseLost`](crate::Error::LeaseLost). It is then removed in steps of 1,000 facets, each
     /// within the deadline. When this is dropped or fails in between, the queue stays closed, and a
-    /// later `destroy` or [`register_queue`](Broker::register_queue) removes the rest.
+    /// later `destroy` or [`register_queue`](Broker::register_queue) removes the rest. Where the
+    /// namespace has several [`partitions`](crate::BrokerBuilder::partitions), it is closed in the first
+    /// of them, and when that is removed, in the others.
     ///
     /// That there is no such queue is no error: two at once both succeed. Workers that already wait
     /// on it are told within 5 seconds, and serve the next queue of that name where there is one by
