@@ -77,22 +77,28 @@ pub(crate) async fn spread(core: &Core, name: &str, pattern: Option<&str>) -> Re
 }
 
 /// Loads the routes of all partitions, and mends those that have others than the first: somebody may not
-/// have reached them.
+/// have reached them. What the first has lost in a crash it gets back from the others.
 pub(crate) async fn load(core: &Core, end: Instant) -> Result<()> {
     for _ in 0..ROUNDS {
         let routes = core.ask(|partition| partition.load_routes(None, end)).await?;
         let first = of(&routes[0]);
         let unlike: Vec<_> =
             core.partitions.iter().zip(&routes).filter(|(_, other)| of(other) != first).collect();
-        let mending = unlike.iter().map(async |(partition, other)| {
-            let other = of(other);
+        let mending = unlike.iter().map(async |(partition, theirs)| {
+            let other = of(theirs);
             let mut names: Vec<_> = first.keys().chain(other.keys()).collect();
             names.sort_unstable();
             names.dedup();
             for name in names.into_iter().filter(|name| first.get(*name) != other.get(*name)) {
                 // What is new on all of them was not yet there when the first was asked.
                 let now = route(core.first(), name, end).await?;
-                set(partition, name, now.as_deref()).await?;
+                match other.get(name).filter(|_| now.is_none()) {
+                    // Whoever removes a route begins with the first, and makes it newer.
+                    Some(pattern) if !routes[0].are_newer_than(theirs) => {
+                        register(core.first(), name, pattern).await?;
+                    }
+                    _ => set(partition, name, now.as_deref()).await?,
+                }
             }
             warn!(target: "fairlane", partition = partition.place, "its routes were not those of the others: mended");
             Ok::<_, Error>(())

@@ -66,6 +66,12 @@ impl Routes {
         Self { version, all, set, queues, known: RwLock::default() }
     }
 
+    /// Whether they were changed later than those of another partition.
+    pub(crate) fn are_newer_than(&self, other: &Self) -> bool {
+        let number = |routes: &Self| std::str::from_utf8(&routes.version).ok()?.parse::<u64>().ok();
+        number(self) > number(other)
+    }
+
     /// The queues that a topic goes to, in the order of their names.
     pub(crate) fn queues_of(&self, topic: &str) -> Arc<[String]> {
         if let Some(queues) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(topic) {

@@ -431,7 +431,9 @@ async fn routes_that_did_not_reach_a_partition_are_brought_there_by_the_next_con
     space.broker.register_queue("changed", "^new$").await.unwrap();
     run::<()>(&["HDEL", &at(3), "q"]).await;
     run::<()>(&["HSET", &at(1), "changed", "^old$"]).await;
-    run::<()>(&["HSET", &at(2), "gone", "."]).await;
+    space.broker.register_queue("gone", ".").await.unwrap();
+    run::<()>(&["HDEL", &at(0), "gone"]).await;
+    run::<()>(&["HINCRBY", &at(0), ":version", "1000000"]).await;
     let routes = || async {
         let mut all = Vec::new();
         for place in 0..4 {
@@ -446,6 +448,20 @@ async fn routes_that_did_not_reach_a_partition_are_brought_there_by_the_next_con
     let all = routes().await;
     assert!(all.iter().all(|routes| *routes == all[0]), "{all:?}");
     assert_eq!(all[0].keys().collect::<Vec<_>>(), ["changed", "q"]);
+    queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn routes_that_the_first_partition_has_lost_are_brought_back_from_the_others() {
+    let (space, queue) = divided().await;
+    // As after a crash that took the last second of it.
+    run::<()>(&["DEL", &format!("{{{}:0}}:routes", space.name)]).await;
+    let broker = connect(&space, None).await.unwrap();
+    for n in 0..20 {
+        let receipt = broker.deliver(&message(&format!("f{n}"), "t", n)).await.unwrap();
+        assert_eq!(receipt.queues.len(), 1);
+    }
     queue.destroy().await.unwrap();
     space.delete().await;
 }
