@@ -186,8 +186,9 @@ impl Connection {
             return None;
         }
         if !self.state.reviving.swap(true, Ordering::Relaxed) {
-            let (link, deadline, state) =
-                (self.link.clone(), self.deadline, Arc::downgrade(&self.state));
+            // No call waits for its tries, so their pauses are as long as they get.
+            let (link, deadline) = (self.link.clone(), Duration::from_secs(3600));
+            let state = Arc::downgrade(&self.state);
             // Made here: a runtime that is about to end drops the task at once.
             let reviving = Reviving(state.clone());
             tokio::spawn(async move {
@@ -346,7 +347,7 @@ impl Connection {
         connecting.next = Some(now + wait).filter(|_| !(connected.is_ok() && lasted));
         seen.connected = Some(now);
         let known = connected.inspect_err(|error| {
-            seen.error = self.link.unreachable(error.clone()).ok();
+            seen.error = Some(self.link.unreachable(error.clone()).unwrap_or_else(Cause::new));
         })?;
         seen.connections += 1;
         (seen.answered, seen.error) = (Some(now), None);

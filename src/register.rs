@@ -69,10 +69,11 @@ pub(crate) async fn spread(core: &Core, name: &str, pattern: Option<&str>) -> Re
         core.others(|partition| set(partition, name, pattern.as_deref())).await?;
         let now = route(first, name, core.end()).await?;
         if now == pattern {
-            break;
+            return Ok(());
         }
         pattern = now;
     }
+    warn!(target: "fairlane", queue = name, "its route is changed all the time: partitions may differ");
     Ok(())
 }
 
