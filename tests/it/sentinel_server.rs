@@ -2,11 +2,14 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use redis::AsyncConnectionConfig;
+
 use crate::support::{Sentinels, another_process, other_process, until};
 
 async fn connect(port: u16) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(("127.0.0.1", port)).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    let patient = AsyncConnectionConfig::new().set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
 }
 
 async fn run<T: redis::FromRedisValue>(port: u16, command: &[&str]) -> T {

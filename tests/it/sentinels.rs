@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlane::{Broker, BrokerBuilder, Error, Message};
+use fairlane::{Broker, BrokerBuilder, Error, Message, Replicas};
 
 use crate::support::{Sentinels, message, until};
 
@@ -22,11 +22,14 @@ async fn a_broker_follows_the_primary_when_it_dies() {
     let broker = builder(&sentinels).heartbeat(SECOND).connect().await.unwrap();
     let queue = broker.register_queue("q", ".").await.unwrap();
     let mut listener = broker.listen("t").await.unwrap();
-    broker.deliver(&message("a", "t", 0)).await.unwrap();
+    // The replicas have all of it.
+    let first = message("a", "t", 0);
+    let first = Message::new(&first).durable(Replicas(2), 10 * SECOND);
+    assert_eq!(broker.deliver(first).await.unwrap().replicas, Some(2));
     assert_eq!(listener.next().await.unwrap().unwrap().message["n"], 0);
     queue.lease().await.unwrap().unwrap().ack().await.unwrap();
     let waiting = tokio::spawn(queue.lease().wait(60 * SECOND).into_future());
-    tokio::time::sleep(SECOND / 2).await; // The replicas have all of it.
+    tokio::time::sleep(SECOND / 2).await; // They have that, too, and it blocks.
     sentinels.kill_primary().await;
     let from = Instant::now();
     let body = message("a", "t", 1);
