@@ -455,6 +455,8 @@ pub(crate) fn unexpected(what: &'static str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::cmp::Reverse;
+
     use super::*;
 
     #[test]
@@ -465,7 +467,8 @@ mod tests {
             let (delivered, source) = (Vec::new(), None);
             Error::NotYetSafe { confirmed: 0, wanted: 1, delivered, source }
         };
-        let told = |all: [Error; 3]| all.into_iter().max_by_key(Error::doubt).unwrap();
+        let told =
+            |all: [Error; 3]| all.into_iter().min_by_key(|error| Reverse(error.doubt())).unwrap();
         for all in [[not_sent(), doubt(), not_yet_safe()], [not_yet_safe(), not_sent(), doubt()]] {
             assert_eq!(told(all).kind(), ErrorKind::MaybeApplied);
         }

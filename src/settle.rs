@@ -1,6 +1,6 @@
 //! Settling: ack, nack and extend, which the token of a lease decides on.
 
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use redis::{Cmd, Value};
@@ -226,7 +226,7 @@ async fn settle_each(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Ve
             Err(error) => failed.push(error),
         }
     }
-    match failed.into_iter().max_by_key(Error::doubt) {
+    match failed.into_iter().min_by_key(|error| Reverse(error.doubt())) {
         None => Ok(lost),
         Some(error) => Err(error),
     }
