@@ -278,7 +278,15 @@ pub(crate) fn url() -> String {
 
 /// A connection beside the library, to look at what it stores.
 pub(crate) async fn raw() -> MultiplexedConnection {
-    redis::Client::open(url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    patient(&redis::Client::open(url()).unwrap()).await
+}
+
+/// A connection that gives a busy machine its time.
+async fn patient(client: &redis::Client) -> MultiplexedConnection {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(10)))
+        .set_response_timeout(Some(Duration::from_secs(10)));
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
 /// Runs a command beside the library.
@@ -418,7 +426,7 @@ impl Server {
     }
 
     pub(crate) async fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
-        let mut raw = self.client().get_multiplexed_async_connection().await.unwrap();
+        let mut raw = patient(&self.client()).await;
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut raw).await.unwrap()
     }
 }
