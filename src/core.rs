@@ -151,3 +151,8 @@ pub(crate) fn read<T: FromRedisValue>(value: Value) -> Result<T> {
     redis::from_redis_value(value)
         .map_err(|_| unexpected("a reply of a form that this version does not know"))
 }
+
+/// A field of what INFO and CLUSTER INFO say.
+pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}

@@ -18,17 +18,18 @@ use std::{
     time::Duration,
 };
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, aio::MultiplexedConnection};
 use tokio::{
     sync::{Mutex, watch},
     task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     Error, Invalid,
-    error::{Cause, Result, refused},
+    core::field,
+    error::{Cause, Result, chain, refused},
     message::AnyError,
 };
 
@@ -120,7 +121,14 @@ impl Server {
         let (owner, mut ended) =
             spawn(&program, &dir, &log, true).map_err(|error| not_started(&dir, error))?;
         latest.ended = Some(ended.clone());
-        started(&program, &dir, log, &mut ended).await?;
+        let connection = started(&program, &dir, log, &mut ended).await?;
+        if let Err(error) = write_anew(connection).await {
+            warn!(
+                target: "fairlane",
+                dir = %dir.display(), error = %chain(&*error),
+                "the embedded server cannot write its append-only file anew"
+            );
+        }
         if let Some(server) = running {
             // It had crashed: those who have it go on with the new one.
             *server.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
@@ -287,8 +295,8 @@ async fn started(
     dir: &Path,
     log: File,
     ended: &mut watch::Receiver<bool>,
-) -> Result<()> {
-    ready(&dir.join(SOCKET), ended).await.map_err(|what| {
+) -> Result<MultiplexedConnection> {
+    let connection = ready(&dir.join(SOCKET), ended).await.map_err(|what| {
         let what = format!("{} {what}", program.display());
         not_started(dir, with_log(&what, &log))
     })?;
@@ -298,7 +306,7 @@ async fn started(
         dir = %dir.display(),
         "embedded server started"
     );
-    Ok(())
+    Ok(connection)
 }
 
 /// What went wrong, and the end of the log. That is read by the file in hand: its name may be gone.
@@ -310,7 +318,10 @@ pub(crate) fn with_log(what: &str, mut log: &File) -> String {
 }
 
 /// Waits until the server has loaded its data.
-async fn ready(socket: &Path, ended: &mut watch::Receiver<bool>) -> Result<(), &'static str> {
+async fn ready(
+    socket: &Path,
+    ended: &mut watch::Receiver<bool>,
+) -> Result<MultiplexedConnection, &'static str> {
     let end = Instant::now() + LOADING;
     let client = redis::Client::open(ConnectionAddr::Unix(socket.to_owned()))
         .map_err(|_| "it has no address")?;
@@ -318,13 +329,41 @@ async fn ready(socket: &Path, ended: &mut watch::Receiver<bool>) -> Result<(), &
         if let Ok(mut connection) = client.get_multiplexed_async_connection().await
             && redis::cmd("PING").query_async::<()>(&mut connection).await.is_ok()
         {
-            return Ok(());
+            return Ok(connection);
         }
         if timeout(Duration::from_millis(5), ended.wait_for(|ended| *ended)).await.is_ok() {
             return Err("it has ended");
         }
     }
     Err("it is not ready after five minutes")
+}
+
+/// Has a server that found something in its append-only file write the file anew, and waits until it has.
+///
+/// A crash may leave the first half of a script at the end of the file. Redis, and Valkey before 9.1, forget
+/// it when they load that, and keep it in the file: there it is carried out, as a half, when they load it
+/// the next time.
+pub(crate) async fn write_anew(mut connection: MultiplexedConnection) -> Result<(), AnyError> {
+    let mut asked = false;
+    let end = Instant::now() + LOADING;
+    while Instant::now() < end {
+        let mut command = redis::cmd("INFO");
+        let info: String = command.arg("persistence").query_async(&mut connection).await?;
+        let has_grown = field(&info, "aof_current_size") != field(&info, "aof_base_size");
+        let busy = ["loading", "aof_rewrite_in_progress", "aof_rewrite_scheduled"];
+        if busy.into_iter().all(|busy| field(&info, busy) != Some("1")) {
+            match field(&info, "aof_last_bgrewrite_status") {
+                _ if has_grown && !asked => {
+                    redis::cmd("BGREWRITEAOF").exec_async(&mut connection).await?;
+                    asked = true;
+                }
+                Some("err") if asked => return Err("its log says why".into()),
+                _ => return Ok(()),
+            }
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    Err("it takes more than five minutes".into())
 }
 
 /// Finds a server program: the one that is named, one in the PATH, that of the Python package

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use crate::{
     Error, MessageId,
     connection::{Connection, Repeat, Reply},
-    core::{Testing, read},
+    core::{Testing, field, read},
     deliver::Deliveries,
     durable::Durable,
     error::{Result, chain},
@@ -171,15 +171,16 @@ impl Partition {
                 return;
             }
         };
-        let field = |name| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let address = &*self.connection.link.address();
-        if let Some(policy) = field("maxmemory_policy").filter(|policy| *policy != "noeviction") {
+        if let Some(policy) =
+            field(&info, "maxmemory_policy").filter(|policy| *policy != "noeviction")
+        {
             warn!(
                 target: "fairlane", address, policy,
                 "Redis may evict messages when it is full: set maxmemory-policy to noeviction"
             );
         }
-        if field("aof_enabled") == Some("0") {
+        if field(&info, "aof_enabled") == Some("0") {
             warn!(
                 target: "fairlane", address,
                 "a crash of Redis loses what came since its last snapshot: set appendonly to yes"

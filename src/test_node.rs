@@ -23,11 +23,13 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
+use tracing::debug;
 
 use crate::{
     Error,
-    embedded::{SHELL, not_started, owned, shell, with_log},
-    error::{Cause, Result, refused},
+    core::field,
+    embedded::{SHELL, not_started, owned, shell, with_log, write_anew},
+    error::{Cause, Result, chain, refused},
     message::AnyError,
     random::share,
 };
@@ -94,6 +96,11 @@ impl Node {
             let why = format!("{} {why}", common.program.display());
             return Err(failed(with_log(&why, &common.log).into()));
         };
+        let connection = self.connect().await.map_err(|error| failed(error.into()))?;
+        // A replica may be given all data anew just then, which is as good.
+        if let Err(error) = write_anew(connection).await {
+            debug!(target: "fairlane", port = self.port, error = %chain(&*error), "not written anew");
+        }
         self.frozen.store(false, Ordering::Relaxed);
         *self.process() = Some(Process { pid, ended, _owner: owner });
         Ok(())
@@ -269,11 +276,6 @@ pub(crate) fn command(words: &str) -> Cmd {
         command.arg(word);
     }
     command
-}
-
-/// What INFO has under a name.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 fn failed(error: RedisError) -> Error {

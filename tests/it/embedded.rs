@@ -7,7 +7,7 @@ use std::{
 
 use fairlane::{Broker, Error, Invalid};
 
-use crate::support::{another_process, deliver, message, other_process};
+use crate::support::{another_process, deliver, message, other_process, tear, until};
 
 async fn connect(dir: &Path) -> Result<Broker, Error> {
     <Broker>::builder().embedded(dir).connect().await
@@ -192,23 +192,51 @@ fn kill(signal: &str, process: &str) {
     assert!(std::process::Command::new("kill").args([signal, process]).status().unwrap().success());
 }
 
+/// Kills the server of a directory.
+async fn crash(dir: &Path) {
+    kill("-KILL", &info(dir, "process_id").await);
+    until("it does not answer any more", async || {
+        std::os::unix::net::UnixStream::connect(dir.join("redis.sock")).is_err()
+    })
+    .await;
+}
+
+/// Connects after a crash.
+async fn connect_again(dir: &Path) -> Broker {
+    loop {
+        // Until it is seen that it has ended, its directory is taken for in use.
+        match connect(dir).await {
+            Ok(again) => return again,
+            Err(error) => assert!(matches!(error, Error::NotSent(_)), "{error:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_crashed_is_started_again_by_the_next_connect_and_found_by_all() {
     let dir = tempfile::tempdir().unwrap();
     let broker = connect(dir.path()).await.unwrap();
     broker.register_queue("q", ".").await.unwrap();
-    kill("-KILL", &info(dir.path(), "process_id").await);
-    let again = loop {
-        // Until it is seen that it has ended, its directory is taken for in use.
-        match connect(dir.path()).await {
-            Ok(again) => break again,
-            Err(error) => assert!(matches!(error, Error::NotSent(_)), "{error:?}"),
-        }
-    };
+    crash(dir.path()).await;
+    let again = connect_again(dir.path()).await;
     again.deliver(&message("a", "t", 1)).await.unwrap();
     assert!(broker.queue("q").pull().await.unwrap().is_some());
     drop(again);
     broker.deliver(&message("a", "t", 2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_crash_has_torn_is_gone_however_often_the_server_is_started_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = connect(dir.path()).await.unwrap();
+    broker.register_queue("q", ".").await.unwrap();
+    for n in 1..4 {
+        deliver(&broker, "a", 1).await;
+        crash(dir.path()).await;
+        tear(dir.path(), 1.0);
+        connect_again(dir.path()).await;
+        assert_eq!(broker.queue("q").peek(9).await.unwrap().len(), n);
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     env,
     fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -403,10 +404,29 @@ impl Server {
         self.child = Self::spawn(&self.dir, &self.args);
     }
 
+    /// Launches it after a crash as docs/operations.md says: it writes its append-only file anew.
+    pub(crate) async fn recover(&mut self) {
+        self.launch();
+        self.ready().await;
+        until("it has loaded all", async || self.info("loading").await == 0).await;
+        let mut raw = patient(&self.client()).await;
+        // It may have begun by itself.
+        let _: redis::RedisResult<String> = redis::cmd("BGREWRITEAOF").query_async(&mut raw).await;
+        until("it has written its file anew", async || {
+            self.info("aof_rewrite_in_progress").await + self.info("aof_rewrite_scheduled").await
+                == 0
+        })
+        .await;
+    }
+
     pub(crate) async fn restart(&mut self) {
         self.kill();
         self.launch();
         self.ready().await;
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -455,6 +475,31 @@ impl Server {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+/// The file to which the server of a directory appends what it does.
+pub(crate) fn appended(dir: &Path) -> PathBuf {
+    let files = fs::read_dir(dir.join("appendonlydir")).unwrap().map(|file| file.unwrap().path());
+    let number = |path: &PathBuf| {
+        let name = path.file_name()?.to_str()?.strip_prefix("appendonly.aof.")?;
+        name.strip_suffix(".incr.aof")?.parse::<u64>().ok()
+    };
+    // While it is written anew, the one before is there, too.
+    files.filter(|path| number(path).is_some()).max_by_key(number).unwrap()
+}
+
+/// Leaves a part of a script at the end of what a server has appended, as a crash does in the midst of its
+/// writing. It is a part of the last script again, so that nothing is lost with it.
+pub(crate) fn tear(dir: &Path, part: f64) {
+    let path = appended(dir);
+    let all = fs::read(&path).unwrap();
+    let last = |word: &str| all.windows(word.len()).rposition(|bytes| bytes == word.as_bytes());
+    let exec = "*1\r\n$4\r\nEXEC\r\n";
+    let end = last(exec).expect("a script was carried out") + exec.len();
+    let begin = all[..end].windows(5).rposition(|bytes| bytes == b"MULTI").unwrap() - 8;
+    let most = end - begin - 1;
+    let torn = &all[begin..][..most.min((most as f64 * part).ceil() as usize)];
+    File::options().append(true).open(path).unwrap().write_all(torn).unwrap();
 }
 
 impl Drop for Server {
