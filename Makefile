@@ -38,7 +38,7 @@ ci: lua deny ## runs all that has to pass before a change goes in
 	$(MAKE) test-matrix SERVERS=valkey-9.1
 	@$(WITH_SERVER) cargo bench --bench bench -- --quick
 
-soak: ## runs the fault battery for about ten minutes, and writes target/faults.md
+soak: ## runs the fault battery for about twelve minutes, and writes target/faults.md
 	@mkdir -p target && printf '%s\n' '| fault | delivered | served | doubled | lost | longest stall |' \
 	  '|---|---|---|---|---|---|' >target/faults.md
 	@$(WITH_SERVER) env FAIRLANE_SOAK=1 FAIRLANE_FAULTS_TABLE="$(CURDIR)/target/faults.md" \

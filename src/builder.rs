@@ -133,7 +133,8 @@ impl<T> BrokerBuilder<T> {
     /// Unix socket in `dir` alone, which only this user can enter, writes every change to an
     /// append-only file (to disk once a second), and ends with the last broker of this process, or
     /// with the process however that ends. Brokers of one process with the same `dir` share it.
-    /// When it crashes, the next `connect` with that `dir` starts it again, for all of them.
+    /// When it crashes, the next `connect` with that `dir` starts it again, for all of them, and
+    /// first mends what the crash may have left half written.
     ///
     /// Other processes of this user reach it while it runs: `redis-cli -s dir/redis.sock`, or
     /// `.redis("unix:///path/to/dir/redis.sock")`.

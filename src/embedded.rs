@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, aio::MultiplexedConnection};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use tokio::{
     sync::{Mutex, watch},
     task::spawn_blocking,
@@ -28,8 +28,7 @@ use tracing::{info, warn};
 
 use crate::{
     Error, Invalid,
-    core::field,
-    error::{Cause, Result, chain, refused},
+    error::{Cause, Result, refused},
     message::AnyError,
 };
 
@@ -37,6 +36,8 @@ use crate::{
 pub(crate) const PROGRAM: &str = "FAIRLANE_SERVER";
 /// The names of the files in the directory that are known to be ours.
 const SOCKET: &str = "redis.sock";
+const MENDING: &str = "mend.sock";
+const DATA: &str = "appendonlydir";
 const LOG: &str = "fairlane.log";
 /// The longest path that a socket can have everywhere, in bytes.
 const MOST_PATH: usize = 103;
@@ -118,17 +119,25 @@ impl Server {
             let _ = timeout(LOADING, ended.wait_for(|ended| *ended)).await;
         }
         let log = lock(&dir).await?;
-        let (owner, mut ended) =
-            spawn(&program, &dir, &log, true).map_err(|error| not_started(&dir, error))?;
-        latest.ended = Some(ended.clone());
-        let connection = started(&program, &dir, log, &mut ended).await?;
-        if let Err(error) = write_anew(connection).await {
-            warn!(
-                target: "fairlane",
-                dir = %dir.display(), error = %chain(&*error),
-                "the embedded server cannot write its append-only file anew"
-            );
-        }
+        let mut kind = As::Keeper;
+        let owner = loop {
+            let (owner, mut ended) =
+                spawn(&program, &dir, &log, kind).map_err(|error| not_started(&dir, error))?;
+            latest.ended = Some(ended.clone());
+            match started(&program, &dir, SOCKET, &log, &mut ended).await {
+                Ok(()) => break owner,
+                Err(_) if kind == As::Keeper && *ended.borrow() && dir.join(DATA).exists() => {
+                    mend(&program, &dir, &log).await?;
+                    kind = As::Heir;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        info!(
+            target: "fairlane",
+            program = %program.display(), dir = %dir.display(),
+            "embedded server started"
+        );
         if let Some(server) = running {
             // It had crashed: those who have it go on with the new one.
             *server.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
@@ -146,8 +155,8 @@ impl Server {
         let (dir, socket) = temporary()?;
         let log = lock(&dir).await?;
         let (owner, mut ended) =
-            spawn(&program, &dir, &log, false).map_err(|error| not_started(&dir, error))?;
-        started(&program, &dir, log, &mut ended).await?;
+            spawn(&program, &dir, &log, As::Temporary).map_err(|error| not_started(&dir, error))?;
+        started(&program, &dir, SOCKET, &log, &mut ended).await?;
         Ok(Arc::new(Self { socket, owner: std::sync::Mutex::new(owner) }))
     }
 
@@ -244,26 +253,69 @@ pub(crate) async fn lock(dir: &Path) -> Result<File> {
     Ok(log)
 }
 
-/// Starts shell and server, which keeps its data, or is gone with its directory when it ends. Returns
-/// the pipe that keeps them alive, and what tells that they have ended.
+/// As what a server is started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum As {
+    /// One that keeps nothing. Its directory is gone when it ends.
+    #[cfg(feature = "testing")]
+    Temporary,
+    /// One that keeps its data, and does not start where a crash has torn the end of that.
+    Keeper,
+    /// One that only takes away what is torn, where nobody else can reach it.
+    Mender,
+    /// One that keeps its data, which was mended.
+    Heir,
+}
+
+/// Starts shell and server. Returns the pipe that keeps them alive, and what tells that they have ended.
 fn spawn(
     program: &Path,
     dir: &Path,
     log: &File,
-    keeps: bool,
+    kind: As,
 ) -> io::Result<(ChildStdin, watch::Receiver<bool>)> {
-    let then = if keeps { "" } else { REMOVE };
+    let (socket, then, append, torn) = match kind {
+        #[cfg(feature = "testing")]
+        As::Temporary => (SOCKET, REMOVE, "no", "yes"),
+        As::Keeper => (SOCKET, "", "yes", "no"),
+        As::Mender => (MENDING, "", "yes", "yes"),
+        As::Heir => (SOCKET, "", "yes", "yes"),
+    };
     let mut command = shell(&[SHELL, then].concat(), dir);
     command
         .arg("TERM")
         .arg(program)
-        .args(["--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "600"])
-        .args(["--appendonly", if keeps { "yes" } else { "no" }])
+        .args(["--port", "0", "--unixsocket", socket, "--unixsocketperm", "600"])
+        .args(["--appendonly", append, "--aof-load-truncated", torn])
         .args(["--appendfsync", "everysec", "--save", ""])
         .args(["--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", ""])
         .stdout(log.try_clone()?)
         .stderr(log.try_clone()?);
+    if kind == As::Mender {
+        // A second file would have what is to be mended in the middle.
+        command.args(["--auto-aof-rewrite-percentage", "0"]);
+    }
     owned(command)
+}
+
+/// Takes away the part of a script that a crash has left at the end of the append-only file.
+///
+/// A server before Valkey 9.1 takes away the command that is not whole, and the ones before it only when it
+/// loads the file again: by then something may have been written behind them, and they are carried out. So
+/// one loads it at which nothing can be written.
+async fn mend(program: &Path, dir: &Path, log: &File) -> Result<()> {
+    let (owner, mut ended) =
+        spawn(program, dir, log, As::Mender).map_err(|error| not_started(dir, error))?;
+    started(program, dir, MENDING, log, &mut ended).await?;
+    warn!(
+        target: "fairlane",
+        dir = %dir.display(),
+        "a crash has torn the append-only file: what it had not finished is taken away"
+    );
+    drop(owner);
+    let end = timeout(LOADING, ended.wait_for(|ended| *ended)).await;
+    end.map_err(|_| not_started(dir, "the server that has mended its file does not end"))?.ok();
+    Ok(())
 }
 
 /// A shell that runs a script in a directory, which is its `$0`.
@@ -293,20 +345,14 @@ pub(crate) fn owned(mut command: Command) -> io::Result<(ChildStdin, watch::Rece
 async fn started(
     program: &Path,
     dir: &Path,
-    log: File,
+    socket: &str,
+    log: &File,
     ended: &mut watch::Receiver<bool>,
-) -> Result<MultiplexedConnection> {
-    let connection = ready(&dir.join(SOCKET), ended).await.map_err(|what| {
+) -> Result<()> {
+    ready(&dir.join(socket), ended).await.map_err(|what| {
         let what = format!("{} {what}", program.display());
-        not_started(dir, with_log(&what, &log))
-    })?;
-    info!(
-        target: "fairlane",
-        program = %program.display(),
-        dir = %dir.display(),
-        "embedded server started"
-    );
-    Ok(connection)
+        not_started(dir, with_log(&what, log))
+    })
 }
 
 /// What went wrong, and the end of the log. That is read by the file in hand: its name may be gone.
@@ -318,10 +364,7 @@ pub(crate) fn with_log(what: &str, mut log: &File) -> String {
 }
 
 /// Waits until the server has loaded its data.
-async fn ready(
-    socket: &Path,
-    ended: &mut watch::Receiver<bool>,
-) -> Result<MultiplexedConnection, &'static str> {
+async fn ready(socket: &Path, ended: &mut watch::Receiver<bool>) -> Result<(), &'static str> {
     let end = Instant::now() + LOADING;
     let client = redis::Client::open(ConnectionAddr::Unix(socket.to_owned()))
         .map_err(|_| "it has no address")?;
@@ -329,41 +372,13 @@ async fn ready(
         if let Ok(mut connection) = client.get_multiplexed_async_connection().await
             && redis::cmd("PING").query_async::<()>(&mut connection).await.is_ok()
         {
-            return Ok(connection);
+            return Ok(());
         }
         if timeout(Duration::from_millis(5), ended.wait_for(|ended| *ended)).await.is_ok() {
             return Err("it has ended");
         }
     }
     Err("it is not ready after five minutes")
-}
-
-/// Has a server that found something in its append-only file write the file anew, and waits until it has.
-///
-/// A crash may leave the first half of a script at the end of the file. Redis, and Valkey before 9.1, forget
-/// it when they load that, and keep it in the file: there it is carried out, as a half, when they load it
-/// the next time.
-pub(crate) async fn write_anew(mut connection: MultiplexedConnection) -> Result<(), AnyError> {
-    let mut asked = false;
-    let end = Instant::now() + LOADING;
-    while Instant::now() < end {
-        let mut command = redis::cmd("INFO");
-        let info: String = command.arg("persistence").query_async(&mut connection).await?;
-        let has_grown = field(&info, "aof_current_size") != field(&info, "aof_base_size");
-        let busy = ["loading", "aof_rewrite_in_progress", "aof_rewrite_scheduled"];
-        if busy.into_iter().all(|busy| field(&info, busy) != Some("1")) {
-            match field(&info, "aof_last_bgrewrite_status") {
-                _ if has_grown && !asked => {
-                    redis::cmd("BGREWRITEAOF").exec_async(&mut connection).await?;
-                    asked = true;
-                }
-                Some("err") if asked => return Err("its log says why".into()),
-                _ => return Ok(()),
-            }
-        }
-        sleep(Duration::from_millis(5)).await;
-    }
-    Err("it takes more than five minutes".into())
 }
 
 /// Finds a server program: the one that is named, one in the PATH, that of the Python package

@@ -23,13 +23,12 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use tracing::debug;
 
 use crate::{
     Error,
     core::field,
-    embedded::{SHELL, not_started, owned, shell, with_log, write_anew},
-    error::{Cause, Result, chain, refused},
+    embedded::{SHELL, not_started, owned, shell, with_log},
+    error::{Cause, Result, refused},
     message::AnyError,
     random::share,
 };
@@ -96,11 +95,6 @@ impl Node {
             let why = format!("{} {why}", common.program.display());
             return Err(failed(with_log(&why, &common.log).into()));
         };
-        let connection = self.connect().await.map_err(|error| failed(error.into()))?;
-        // A replica may be given all data anew just then, which is as good.
-        if let Err(error) = write_anew(connection).await {
-            debug!(target: "fairlane", port = self.port, error = %chain(&*error), "not written anew");
-        }
         self.frozen.store(false, Ordering::Relaxed);
         *self.process() = Some(Process { pid, ended, _owner: owner });
         Ok(())

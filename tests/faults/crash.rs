@@ -27,7 +27,7 @@ async fn a_redis_that_is_killed_loses_nothing_that_it_has_synced() {
             sleep(SECOND / 2).await;
             server.kill();
             if kill % 2 == 0 {
-                tear(server.dir(), (0.618 * f64::from(kill)).fract());
+                tear(server.dir(), (0.618 * f64::from(kill + 1)).fract());
             }
             sleep(SECOND / 5).await;
             server.recover().await;

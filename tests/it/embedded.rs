@@ -230,13 +230,17 @@ async fn what_a_crash_has_torn_is_gone_however_often_the_server_is_started_after
     let dir = tempfile::tempdir().unwrap();
     let broker = connect(dir.path()).await.unwrap();
     broker.register_queue("q", ".").await.unwrap();
-    for n in 1..4 {
+    for (n, part) in [0.3, 0.6, 1.0, 1.0].into_iter().enumerate() {
+        assert_eq!(broker.queue("q").peek(9).await.unwrap().len(), n);
         deliver(&broker, "a", 1).await;
         crash(dir.path()).await;
-        tear(dir.path(), 1.0);
+        tear(dir.path(), part);
         connect_again(dir.path()).await;
-        assert_eq!(broker.queue("q").peek(9).await.unwrap().len(), n);
     }
+    assert_eq!(broker.queue("q").stats().await.unwrap().waiting, 4);
+    crash(dir.path()).await;
+    connect_again(dir.path()).await;
+    assert_eq!(broker.queue("q").peek(9).await.unwrap().len(), 4);
 }
 
 #[tokio::test]
