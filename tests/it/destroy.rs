@@ -263,7 +263,8 @@ async fn a_hundred_thousand_facets_with_a_million_messages_go_while_another_queu
     );
     assert!((100..=110).contains(&times.len()), "{}", times.len());
     assert!(times[times.len() / 2] < 5_000, "a step stays under 5 ms");
-    assert!(times[times.len() - 1] < 50_000, "on a machine that others use, too");
+    // The others may have waited for a core: their time is that of the clock on the wall.
+    assert!(times[times.len() * 9 / 10] < 10_000, "nine in ten stay under 10 ms");
     assert!(rounds >= 10, "{rounds}"); // About one call for each step.
 
     assert_eq!(broker.ack_all(leased).await.unwrap().len(), 1000);
