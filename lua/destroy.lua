@@ -2,18 +2,17 @@
 -- Closes a queue at the first call, so that every verb refuses it, and removes a part of it at each.
 --
 -- Returns whether there is more to remove.
+-- Parts: unroute.
 local name = ARGV[2] -- of the queue
 local most = tonumber(ARGV[3]) -- facets or leases whose messages this call removes
 local begin = ARGV[4] -- 1 to close it; 0 to go on only if it is closed, and not there anew
+local marks = ARGV[5] -- 1 to close it on the first of several partitions, or 0
 
 local q = open(1)
 if begin == "0" and not q.closed then
   return 0
 end
-if redis.call("HDEL", routes, name) == 1 then
-  local version = tonumber(redis.call("HGET", routes, ":version")) or 0
-  redis.call("HSET", routes, ":version", string.format("%.0f", math.max(version + 1, now)))
-end
+unroute(name, marks)
 redis.call("HSET", q.clock, "closed", 1)
 local prefixes =
   { [q.ready] = q.list, [q.parked] = q.list, [q.timers] = q.lease, [q.dead] = q.died_of }

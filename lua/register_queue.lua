@@ -27,4 +27,5 @@ end
 -- deleted.
 local version = math.max((tonumber(found[2]) or 0) + 1, now)
 redis.call("HSET", routes, name, pattern, ":version", string.format("%.0f", version))
+redis.call("HDEL", routes, ":gone:" .. name)
 return 1

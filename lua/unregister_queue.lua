@@ -2,11 +2,8 @@
 -- Removes the route of a queue. What is on the queue stays, and can be pulled and leased.
 --
 -- Returns whether there was a route.
+-- Parts: unroute.
 local name = ARGV[2] -- of the queue
+local marks = ARGV[3] -- 1 on the first of several partitions, or 0
 
-local version = tonumber(redis.call("HGET", routes, ":version")) or 0
-local removed = redis.call("HDEL", routes, name)
-if removed == 1 then
-  redis.call("HSET", routes, ":version", string.format("%.0f", math.max(version + 1, now)))
-end
-return removed
+return unroute(name, marks)

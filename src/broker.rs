@@ -106,7 +106,7 @@ impl<T> Broker<T> {
         check_name(name)?;
         check_pattern(pattern)?;
         register(self.core.first(), name, pattern).await?;
-        spread(&self.core, name, Some(pattern)).await?;
+        spread(&self.core, name).await?;
         Ok(self.queue(name))
     }
 
@@ -119,7 +119,7 @@ impl<T> Broker<T> {
     pub async fn unregister_queue(&self, name: &str) -> Result<bool> {
         check_name(name)?;
         let was_there = unregister(self.core.first(), name).await?;
-        spread(&self.core, name, None).await?;
+        spread(&self.core, name).await?;
         Ok(was_there)
     }
 

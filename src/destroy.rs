@@ -8,6 +8,7 @@ use crate::{
     core::{Core, read},
     error::Result,
     partition::Partition,
+    register::spread,
     scripts,
     stats::stats_of_one,
 };
@@ -17,7 +18,9 @@ const MOST: usize = 1000;
 
 /// Closes a queue and removes it, each step within the deadline.
 pub(crate) async fn destroy(core: &Core, queue: &Arc<str>) -> Result<()> {
-    core.all(|partition| destroy_one(partition, queue)).await.map(drop)
+    core.all(|partition| destroy_one(partition, queue)).await?;
+    // That it is gone has reached all. Or somebody has registered it anew, and others were closed after that.
+    spread(core, queue).await
 }
 
 async fn destroy_one(partition: &Partition, queue: &Arc<str>) -> Result<()> {
@@ -45,7 +48,8 @@ pub(crate) async fn remove(partition: &Partition, queue: &str) -> Result<()> {
 /// Returns whether there is more to remove.
 async fn step(partition: &Partition, queue: &str, closes: bool, repeat: Repeat) -> Result<bool> {
     let mut command = partition.command(&scripts::DESTROY, &[queue]);
-    command.arg(queue).arg(MOST).arg(u8::from(closes));
+    let marks = closes && partition.is_followed();
+    command.arg(queue).arg(MOST).arg(u8::from(closes)).arg(u8::from(marks));
     let reply = partition.call(&scripts::DESTROY, &command, repeat).await?;
     Ok(read::<u8>(reply.value)? == 1)
 }

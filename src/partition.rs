@@ -85,6 +85,11 @@ impl Partition {
         id.0 / self.layout.partitions
     }
 
+    /// Whether it is the first of several, which the others follow.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.place == 0 && self.layout.partitions > 1
+    }
+
     /// Begins the call of a script with these queues; its own arguments are to follow.
     pub(crate) fn command(&self, script: &Script, queues: &[&str]) -> Cmd {
         let keys = self.keys.of(queues);

@@ -348,7 +348,8 @@ impl<T: Send + 'static> Queue<T> {
     /// then.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have. After
+    /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have;
+    /// [`Partly`](crate::Error::Partly) when not all partitions were reached. After
     /// [`MaybeApplied`](crate::Error::MaybeApplied) the queue is there, and it may be one that
     /// somebody has registered anew: look, and call again.
     pub async fn destroy(self) -> Result<()> {

@@ -1,6 +1,9 @@
 //! Routes are registered on the first partition, and brought from there to the others.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -36,7 +39,7 @@ pub(crate) async fn register(partition: &Partition, name: &str, pattern: &str) -
 /// Removes a route of a partition. Returns whether there was one.
 pub(crate) async fn unregister(partition: &Partition, name: &str) -> Result<bool> {
     let mut command = partition.command(&scripts::UNREGISTER_QUEUE, &[]);
-    command.arg(name);
+    command.arg(name).arg(u8::from(partition.is_followed()));
     let reply = partition.call(&scripts::UNREGISTER_QUEUE, &command, Repeat::Safe).await?;
     // Sent again, it may have found its own work done.
     Ok(reply.repeated || read::<u8>(reply.value)? == 1)
@@ -50,70 +53,101 @@ async fn set(partition: &Partition, name: &str, pattern: Option<&str>) -> Result
     }
 }
 
-/// The pattern of a route of a partition now, where there is one.
-async fn route(partition: &Partition, name: &str, end: Instant) -> Result<Option<String>> {
-    let mut command = redis::cmd("HGET");
-    command.arg(partition.keys.routes()).arg(name);
+/// What a partition says of a route: its pattern, and which removal of it may not have reached all.
+type Said = (Option<String>, Option<String>);
+
+async fn said(partition: &Partition, name: &str, end: Instant) -> Result<Said> {
+    let mut command = redis::cmd("HMGET");
+    command.arg(partition.keys.routes()).arg(name).arg(format!(":gone:{name}"));
     read(partition.ask(&command, end).await?)
 }
 
-/// Brings a route from the first partition to the others, as it is there: somebody else may change it
-/// meanwhile.
-pub(crate) async fn spread(core: &Core, name: &str, pattern: Option<&str>) -> Result<()> {
-    if core.partitions.len() == 1 {
+/// Brings a route from the first partition to the others, as it is there, or that it is gone: somebody else
+/// may change it meanwhile.
+pub(crate) async fn spread(core: &Core, name: &str) -> Result<()> {
+    let first = core.first();
+    if !first.is_followed() {
         return Ok(());
     }
-    let first = core.first();
-    let mut pattern = pattern.map(str::to_owned);
+    let mut there = said(first, name, core.end()).await?;
     for _ in 0..ROUNDS {
-        core.others(|partition| set(partition, name, pattern.as_deref())).await?;
-        let now = route(first, name, core.end()).await?;
-        if now == pattern {
+        core.others(|partition| set(partition, name, there.0.as_deref())).await?;
+        let now = said(first, name, core.end()).await?;
+        if now == there {
+            if let Some(removal) = now.1 {
+                forget(first, name, &removal).await;
+            }
             return Ok(());
         }
-        pattern = now;
+        there = now;
     }
     warn!(target: "fairlane", queue = name, "its route is changed all the time: partitions may differ");
     Ok(())
 }
 
+/// Forgets a removal that has reached all partitions. Where that fails, the next connect does it.
+async fn forget(first: &Partition, name: &str, removal: &str) {
+    let mut command = first.command(&scripts::FORGET, &[]);
+    command.arg(name).arg(removal);
+    if let Err(error) = first.call(&scripts::FORGET, &command, Repeat::Safe).await {
+        let error = chain(&error);
+        debug!(target: "fairlane", queue = name, %error, "its removal is done, and could not be forgotten");
+    }
+}
+
 /// Loads the routes of all partitions, and mends those that have others than the first: somebody may not
-/// have reached them. What the first has lost in a crash it gets back from the others.
+/// have reached them. What the first has lost in a crash it gets back from the others; what was removed
+/// there is marked until it has reached them.
 pub(crate) async fn load(core: &Core, end: Instant) -> Result<()> {
     for _ in 0..ROUNDS {
         let routes = core.ask(|partition| partition.load_routes(None, end)).await?;
         let first = of(&routes[0]);
-        let unlike: Vec<_> =
-            core.partitions.iter().zip(&routes).filter(|(_, other)| of(other) != first).collect();
-        let mending = unlike.iter().map(async |(partition, theirs)| {
-            let other = of(theirs);
-            let mut names: Vec<_> = first.keys().chain(other.keys()).collect();
-            names.sort_unstable();
-            names.dedup();
-            for name in names.into_iter().filter(|name| first.get(*name) != other.get(*name)) {
-                // What is new on all of them was not yet there when the first was asked.
-                let now = route(core.first(), name, end).await?;
-                match other.get(name).filter(|_| now.is_none()) {
-                    // Whoever removes a route begins with the first, and makes it newer.
-                    Some(pattern) if !routes[0].are_newer_than(theirs) => {
-                        register(core.first(), name, pattern).await?;
-                    }
-                    _ => set(partition, name, now.as_deref()).await?,
-                }
+        let others = core.partitions.iter().zip(routes.iter().map(of));
+        let unlike: Vec<_> = others.filter(|(_, other)| *other != first).collect();
+        let mended = match unlike.is_empty() {
+            true => join_all(routes[0].gone.iter().map(|name| spread(core, name))).await,
+            false => {
+                let mending = unlike.iter().map(|(partition, other)| {
+                    let names = first.keys().chain(other.keys()).copied();
+                    let names = names.filter(|name| first.get(name) != other.get(name));
+                    mend(core, partition, names.collect(), end)
+                });
+                join_all(mending).await
             }
-            warn!(target: "fairlane", partition = partition.place, "its routes were not those of the others: mended");
-            Ok::<_, Error>(())
-        });
-        let mended = join_all(mending).await;
-        if mended.is_empty() {
-            break;
-        }
+        };
         if let Some(error) = mended.into_iter().find_map(Result::err) {
             let error = chain(&error);
             debug!(target: "fairlane", %error, "routes could not be mended");
             break;
         }
+        if unlike.is_empty() {
+            break;
+        }
     }
+    Ok(())
+}
+
+/// Mends the routes of a partition that differ from those of the first.
+async fn mend(
+    core: &Core,
+    partition: &Partition,
+    names: BTreeSet<&str>,
+    end: Instant,
+) -> Result<()> {
+    let first = core.first();
+    for name in names {
+        // What is new on all of them was not yet there when the first was asked.
+        match said(first, name, end).await? {
+            // It was lost, where the other still has it: a mark goes only after the route has gone there.
+            (None, None) => {
+                if let (Some(pattern), _) = said(partition, name, end).await? {
+                    register(first, name, &pattern).await?;
+                }
+            }
+            (pattern, _) => set(partition, name, pattern.as_deref()).await?,
+        }
+    }
+    warn!(target: "fairlane", partition = partition.place, "its routes were not those of the others: mended");
     Ok(())
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Routes {
     pub(crate) version: Vec<u8>,
     /// As they are registered, in the order of their names; those that match nothing too.
     pub(crate) all: Vec<Route>,
+    /// The queues whose removal may not have reached all partitions.
+    pub(crate) gone: Vec<String>,
     set: RegexSet,
     /// The queues of `set`, in its order.
     queues: Vec<String>,
@@ -46,10 +48,15 @@ impl Routes {
     /// Reads what `queues.lua` returns: names and patterns in turn, and among them the version.
     pub(crate) fn new(pairs: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
         let mut version = b"0".to_vec();
-        let mut all = Vec::new();
+        let (mut all, mut gone) = (Vec::new(), Vec::new());
         for (queue, pattern) in pairs {
             if queue == b":version" {
                 version = pattern;
+                continue;
+            }
+            if let Some(queue) = queue.strip_prefix(b":gone:") {
+                let queue = String::from_utf8_lossy(queue).into_owned();
+                gone.extend(check_name(&queue).is_ok().then_some(queue));
                 continue;
             }
             match (String::from_utf8(queue), String::from_utf8(pattern)) {
@@ -63,13 +70,7 @@ impl Routes {
         }
         all.sort_unstable_by(|a, b| a.queue.cmp(&b.queue));
         let (set, queues) = compile(&all);
-        Self { version, all, set, queues, known: RwLock::default() }
-    }
-
-    /// Whether they were changed later than those of another partition.
-    pub(crate) fn are_newer_than(&self, other: &Self) -> bool {
-        let number = |routes: &Self| std::str::from_utf8(&routes.version).ok()?.parse::<u64>().ok();
-        number(self) > number(other)
+        Self { version, all, gone, set, queues, known: RwLock::default() }
     }
 
     /// The queues that a topic goes to, in the order of their names.
@@ -152,8 +153,10 @@ mod tests {
 
     #[test]
     fn a_route_that_does_not_compile_matches_nothing_and_stops_no_other() {
-        let routes = routes(&[("bad", "["), ("a:b", "."), ("good", "x"), (":version", "7")]);
-        assert_eq!(routes.version, b"7");
+        let pairs =
+            [("bad", "["), ("a:b", "."), ("good", "x"), (":version", "7"), (":gone:x", "6")];
+        let routes = routes(&pairs);
+        assert_eq!((&*routes.version, &*routes.gone), (&b"7"[..], &["x".to_owned()][..]));
         assert_eq!(*routes.queues_of("x"), ["good".to_owned()]);
         assert_eq!(routes.all.len(), 2, "it is still listed");
     }

@@ -72,6 +72,7 @@ scripts! {
     FACET: "facet",
     FACETS: "facets",
     FAIL: "fail",
+    FORGET: "forget",
     HOLD_FACET: "hold_facet",
     LEASE: "lease",
     NACK: "nack",

@@ -423,53 +423,206 @@ async fn a_client_that_came_before_a_namespace_was_divided_is_refused_when_it_re
     space.delete().await;
 }
 
+fn routes_at(space: &Space, place: u32) -> String {
+    format!("{{{}:{place}}}:routes", space.name)
+}
+
+/// What each partition has of the routes, but their version.
+async fn routes(space: &Space) -> Vec<BTreeMap<String, String>> {
+    let mut all = Vec::new();
+    for place in 0..4 {
+        let mut routes: BTreeMap<String, String> =
+            run(&["HGETALL", &routes_at(space, place)]).await;
+        routes.remove(":version");
+        all.push(routes);
+    }
+    all
+}
+
+/// Checks that all partitions have the routes of these queues, and nothing more.
+#[track_caller]
+fn check_routes(space: &Space, queues: &[&str]) -> impl Future<Output = ()> {
+    let at = std::panic::Location::caller();
+    async move {
+        let all = routes(space).await;
+        assert!(all.iter().all(|routes| routes.keys().eq(queues)), "{at}: {all:?}");
+        assert!(all.iter().all(|routes| *routes == all[0]), "{at}: {all:?}");
+    }
+}
+
+/// Does something while these partitions refuse to have their routes read or written. They keep them.
+async fn without<Out>(space: &Space, away: &[u32], call: impl Future<Output = Out>) -> Out {
+    let aside = |place| format!("{}:aside", routes_at(space, place));
+    for place in away {
+        run::<()>(&["RENAME", &routes_at(space, *place), &aside(*place)]).await;
+        run::<()>(&["SET", &routes_at(space, *place), "in the way"]).await;
+    }
+    let out = call.await;
+    for place in away {
+        run::<()>(&["RENAME", &aside(*place), &routes_at(space, *place)]).await;
+    }
+    out
+}
+
 #[tokio::test]
 async fn routes_that_did_not_reach_a_partition_are_brought_there_by_the_next_connect() {
     let (space, queue) = divided().await;
-    let at = |place: u32| format!("{{{}:{place}}}:routes", space.name);
-    // As after an interrupted registering of one, changing of another, and removing of a third.
-    space.broker.register_queue("changed", "^new$").await.unwrap();
-    run::<()>(&["HDEL", &at(3), "q"]).await;
-    run::<()>(&["HSET", &at(1), "changed", "^old$"]).await;
-    space.broker.register_queue("gone", ".").await.unwrap();
-    run::<()>(&["HDEL", &at(0), "gone"]).await;
-    run::<()>(&["HINCRBY", &at(0), ":version", "1000000"]).await;
-    let routes = || async {
-        let mut all = Vec::new();
-        for place in 0..4 {
-            let mut routes: BTreeMap<String, String> = run(&["HGETALL", &at(place)]).await;
-            routes.remove(":version");
-            all.push(routes);
-        }
-        all
-    };
-    assert_ne!(routes().await[3], routes().await[0]);
+    space.broker.register_queue("changed", "^old$").await.unwrap();
+    for (away, name) in [(&[3][..], "changed"), (&[1, 2, 3], "new")] {
+        let missed =
+            without(&space, away, space.broker.register_queue(name, "^new$")).await.err().unwrap();
+        assert!(matches!(&missed, Error::Partly { missed, .. } if missed == away), "{missed:?}");
+    }
+    assert_ne!(routes(&space).await[3], routes(&space).await[0]);
     connect(&space, None).await.unwrap();
-    let all = routes().await;
-    assert!(all.iter().all(|routes| *routes == all[0]), "{all:?}");
-    assert_eq!(all[0].keys().collect::<Vec<_>>(), ["changed", "q"]);
+    check_routes(&space, &["changed", "new", "q"]).await;
+    assert_eq!(routes(&space).await[3]["changed"], "^new$");
     queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_removal_that_did_not_reach_all_partitions_is_brought_to_its_end_by_the_next_connect() {
+    let (space, _queue) = divided().await;
+    // To reach none of the others is what is left of a process that dies.
+    for away in [&[3][..], &[1, 2, 3]] {
+        for destroys in [false, true] {
+            let doomed = space.broker.register_queue("doomed", ".").await.unwrap();
+            let removed = without(&space, away, async {
+                match destroys {
+                    true => doomed.destroy().await,
+                    false => space.broker.unregister_queue("doomed").await.map(drop),
+                }
+            });
+            let missed = removed.await.unwrap_err();
+            assert!(matches!(&missed, Error::Partly { missed, .. } if missed == away));
+            assert!(routes(&space).await[3].contains_key("doomed"));
+            // What is registered meanwhile makes the routes of all of them newer.
+            let pattern = format!("^{destroys}{}$", away.len());
+            space.broker.register_queue("other", &pattern).await.unwrap();
+            let broker = connect(&space, None).await.unwrap();
+            check_routes(&space, &["other", "q"]).await;
+            assert_eq!(broker.queues().await.unwrap().len(), 2);
+            for n in 0..20 {
+                let receipt = broker.deliver(&message(&format!("f{n}"), "t", n)).await.unwrap();
+                assert_eq!(*receipt.queues, ["q".to_owned()]);
+            }
+        }
+    }
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_queue_whose_removal_broke_off_can_be_removed_again_or_registered_again() {
+    let (space, _queue) = divided().await;
+    for round in 0..4 {
+        space.broker.register_queue("r", ".").await.unwrap();
+        without(&space, &[3], space.broker.unregister_queue("r")).await.unwrap_err();
+        assert!(routes(&space).await[0].contains_key(":gone:r"), "{:?}", routes(&space).await);
+        assert_eq!(space.broker.queues().await.unwrap().len(), 1, "a mark is no queue");
+        let pattern = format!("^{round}$");
+        match round {
+            0 => assert!(!space.broker.unregister_queue("r").await.unwrap()),
+            1 => space.broker.queue("r").destroy().await.unwrap(),
+            2 => drop(space.broker.register_queue("r", &pattern).await.unwrap()),
+            // It is not reached again, and yet known to be registered.
+            _ => drop(without(&space, &[3], space.broker.register_queue("r", &pattern)).await),
+        }
+        let expected: &[&str] = if round < 2 { &["q"] } else { &["q", "r"] };
+        if round < 3 {
+            check_routes(&space, expected).await;
+        }
+        connect(&space, None).await.unwrap();
+        check_routes(&space, expected).await;
+        assert_eq!(routes(&space).await[3].get("r"), (round >= 2).then_some(&pattern));
+    }
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_removal_that_reaches_all_partitions_leaves_nothing_behind() {
+    let (space, queue) = divided().await;
+    let doomed = space.broker.register_queue("doomed", ".").await.unwrap();
+    doomed.destroy().await.unwrap();
+    check_routes(&space, &["q"]).await;
+    assert!(!space.broker.unregister_queue("never").await.unwrap());
+    assert!(space.broker.unregister_queue("q").await.unwrap());
+    queue.destroy().await.unwrap();
+    check_routes(&space, &[]).await;
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn two_who_remove_and_register_at_the_same_time_leave_the_same_in_all_partitions() {
+    let (space, _queue) = divided().await;
+    let other = space.another().await;
+    for round in 0..20 {
+        space.broker.register_queue("r", ".").await.unwrap();
+        let removes = async {
+            match round % 2 {
+                0 => other.unregister_queue("r").await.map(drop),
+                _ => other.queue("r").destroy().await,
+            }
+        };
+        let (removed, registered, connected) =
+            tokio::join!(removes, space.broker.register_queue("r", "^r$"), connect(&space, None));
+        removed.unwrap();
+        registered.unwrap();
+        connected.unwrap();
+        let there = space.broker.queues().await.unwrap().len() == 2;
+        check_routes(&space, if there { &["q", "r"] } else { &["q"] }).await;
+    }
     space.delete().await;
 }
 
 #[tokio::test]
 async fn routes_that_the_first_partition_has_lost_are_brought_back_from_the_others() {
     let (space, queue) = divided().await;
-    // As after a crash that took the last second of it.
-    run::<()>(&["DEL", &format!("{{{}:0}}:routes", space.name)]).await;
+    let (first, before) = (routes_at(&space, 0), format!("{}:before", routes_at(&space, 0)));
+    // What a crash takes is the last second, or all where there is nothing to restore.
+    run::<()>(&["COPY", &first, &before]).await;
+    space.broker.register_queue("lost", ".").await.unwrap();
+    run::<()>(&["RENAME", &before, &first]).await;
     let broker = connect(&space, None).await.unwrap();
     for n in 0..20 {
         let receipt = broker.deliver(&message(&format!("f{n}"), "t", n)).await.unwrap();
-        assert_eq!(receipt.queues.len(), 1);
+        assert_eq!(receipt.queues.len(), 2);
     }
+    run::<()>(&["DEL", &first]).await;
+    connect(&space, None).await.unwrap();
+    check_routes(&space, &["lost", "q"]).await;
     queue.destroy().await.unwrap();
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn they_are_brought_back_whatever_is_registered_or_removed_meanwhile() {
+    let (space, _queue) = divided().await;
+    for name in ["again", "lost"] {
+        space.broker.register_queue(name, ".").await.unwrap();
+    }
+    let lose = async || run::<()>(&["DEL", &routes_at(&space, 0)]).await;
+    lose().await;
+    // Who is connected registers one that is new, one that the others have, and none of the lost ones.
+    space.broker.register_queue("new", ".").await.unwrap();
+    connect(&space, None).await.unwrap();
+    check_routes(&space, &["again", "lost", "new", "q"]).await;
+    lose().await;
+    space.broker.register_queue("again", ".").await.unwrap();
+    connect(&space, None).await.unwrap();
+    check_routes(&space, &["again", "lost", "new", "q"]).await;
+    lose().await;
+    // One that was lost can be removed, even where that breaks off.
+    without(&space, &[3], space.broker.unregister_queue("again")).await.unwrap_err();
+    connect(&space, None).await.unwrap();
+    check_routes(&space, &["lost", "new", "q"]).await;
     space.delete().await;
 }
 
 #[tokio::test]
 async fn a_registering_that_does_not_reach_all_partitions_says_which() {
     let (space, _queue) = divided().await;
-    let at = |place: u32| format!("{{{}:{place}}}:routes", space.name);
+    let at = |place| routes_at(&space, place);
     for place in [1, 3] {
         run::<()>(&["DEL", &at(place)]).await;
         run::<()>(&["SET", &at(place), "in the way"]).await;
@@ -504,8 +657,7 @@ async fn two_who_change_a_route_at_the_same_time_leave_the_same_in_all_partition
         second.unwrap();
         let mut all = BTreeSet::new();
         for place in 0..4 {
-            let at = format!("{{{}:{place}}}:routes", space.name);
-            all.insert(run::<String>(&["HGET", &at, "r"]).await);
+            all.insert(run::<String>(&["HGET", &routes_at(&space, place), "r"]).await);
         }
         assert_eq!(all.len(), 1, "{all:?}");
     }
