@@ -4,14 +4,14 @@
 --
 -- Returns the id of the first message, which the others follow, then for each how many heard it, or,
 -- where its key holds, what is kept of the first with that key, as note() has it.
--- Errors: STALE when the routes are no longer those that the client matched with; REFUSED, with what
--- refusal() says.
+-- Errors: STALE when the client matched with other routes than these, and there is something to
+-- deliver: after a try that was carried out there is not; REFUSED, with what refusal() says.
 -- Parts: life, intake.
 local version = ARGV[2] -- of the routes that the client matched with
 local channel = ARGV[3] -- what stands before a topic to make it a channel
 -- From ARGV[4] on, for each message: facet, topic, key and headers and body, how, as manner() has it.
 
-local configured, stale = false, (redis.call("HGET", routes, ":version") or "0") ~= version
+local configured, stale, fresh = false, (redis.call("HGET", routes, ":version") or "0") ~= version
 local id = tonumber(redis.call("GET", seq)) or 0
 local queues, manners, payloads, keys, reply = {}, {}, {}, {}, { id + 1 }
 for i = 4, #ARGV, 4 do
@@ -23,6 +23,7 @@ for i = 4, #ARGV, 4 do
   body = how.k and body:sub(how.k + 1) or body
   reply[#reply + 1], payloads[#payloads + 1] = first or 0, false
   if not first then
+    fresh = true
     payloads[#payloads] = (how.h or body:byte() == 0) and seldom().frame(how, body) or body
     local middle = how.middles[topic]
       or string.format(" 0 %.0f %d%s ", now, #topic, how.more) .. topic
@@ -33,7 +34,7 @@ for i = 4, #ARGV, 4 do
     end
   end
 end
-local refused = stale and "STALE the routes have changed: load them and match again"
+local refused = stale and fresh and "STALE the routes have changed: load them and match again"
   or configured and seldom().refusal(queues, manners, payloads)
 if refused then
   return redis.error_reply(refused)

@@ -215,7 +215,8 @@ async fn part(partition: &Partition, messages: &[Ready]) -> Result<Vec<Receipt>,
     loop {
         match send(partition, messages, &routes, end).await {
             Err((Error::Server { code, cause }, _)) if code == "STALE" => {
-                // Once is the rule. They may change again and again.
+                // Nothing was delivered, by no earlier try either. Once is the rule: they may change
+                // again and again.
                 if reloaded && !pause.before(end).await {
                     return Err(failed(Error::NotSent(cause)));
                 }

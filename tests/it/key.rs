@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::support::{Proxy, Server, Space, deliver, message, numbers, run};
+use crate::support::{Proxy, Server, Space, deliver, message, numbers, run, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -255,6 +255,37 @@ async fn a_delivery_with_a_key_whose_answer_is_lost_is_sent_again_and_is_there_o
     let served = queue.pull_many(99).await.unwrap();
     let served: Vec<_> = served.into_iter().map(|message| message.unwrap()["n"].clone()).collect();
     assert_eq!(served, [0, 1, 2, 3, 1, 1, 2], "each was carried out once");
+}
+
+#[tokio::test]
+async fn a_delivery_with_a_key_that_was_carried_out_is_no_error_where_routes_have_changed_since() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().heartbeat(SECOND / 2).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 1).await;
+    let body = message("a", "t", 1);
+    proxy.silence();
+    let delivering = tokio::spawn({
+        let (broker, body) = (broker.clone(), body.clone());
+        async move { broker.deliver(keyed(&body, "k")).await }
+    });
+    until("it is carried out", async || server.calls("publish").await == 2).await;
+    let other = server.builder().connect().await.unwrap();
+    other.register_queue("other", ".").await.unwrap();
+    // Nor may the routes be loaded again.
+    server.run::<()>(&["ACL", "SETUSER", "default", "-hgetall"]).await;
+    let receipt = delivering.await.unwrap().unwrap();
+    assert!(receipt.duplicate && *receipt.queues == ["q".to_owned()], "{receipt:?}");
+    // What has a new key is matched with the routes that there are.
+    let batch = [keyed(&body, "k"), keyed(&body, "new")];
+    let error = broker.deliver_all(batch).await.err().unwrap();
+    assert!(matches!(error, Error::Denied(_)), "{error:?}");
+    server.run::<()>(&["ACL", "SETUSER", "default", "+hgetall"]).await;
+    let receipts = broker.deliver_all([keyed(&body, "k"), keyed(&body, "new")]).await.unwrap();
+    assert_eq!((receipts[0].duplicate, receipts[1].duplicate), (true, false));
+    assert_eq!(receipts[1].queues.len(), 2);
+    assert_eq!(numbers(&queue).await, [0, 1, 1]);
 }
 
 #[tokio::test]
