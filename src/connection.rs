@@ -268,7 +268,7 @@ impl Connection {
             if let (Some("NOSCRIPT"), Some(script)) = (error.code(), script) {
                 // Once is the rule. Somebody may flush them again and again.
                 if loaded && !pause.before(end).await {
-                    return Err(refused(error));
+                    return Err(not_now(repeated, error));
                 }
                 loaded = true;
                 let mut load = redis::cmd("SCRIPT");
@@ -277,7 +277,7 @@ impl Connection {
                 if let Ok(Err(error)) = timeout_at(end, live.send(&load)).await
                     && self.link.meant(&error) == Meaning::Refused
                 {
-                    return Err(refused(error));
+                    return Err(not_now(repeated, error));
                 }
                 continue;
             }
@@ -291,10 +291,7 @@ impl Connection {
                 }
                 Meaning::NotNow => {
                     if !pause.before(end).await {
-                        return Err(match repeated {
-                            true => Error::MaybeApplied(Cause::new(error)),
-                            false => refused(error),
-                        });
+                        return Err(not_now(repeated, error));
                     }
                 }
                 Meaning::Refused => return Err(doubt(repeated, self.link.refused(error))),
@@ -439,6 +436,11 @@ impl State {
             self.seen().error = Some(why);
         }
     }
+}
+
+/// The error of a call that was refused before it was looked at: that says nothing of an earlier try.
+fn not_now(repeated: bool, error: RedisError) -> Error {
+    if repeated { Error::MaybeApplied(Cause::new(error)) } else { refused(error) }
 }
 
 /// The error of a call that was refused. Where the server takes none of that kind now, that says

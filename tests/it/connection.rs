@@ -357,6 +357,32 @@ async fn what_is_refused_on_the_way_back_leaves_in_doubt_what_was_sent_before() 
 }
 
 #[tokio::test]
+async fn that_scripts_cannot_be_loaded_again_leaves_in_doubt_what_was_sent_before() {
+    let server = Server::start(&[]).await;
+    let broker = server.builder().connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    deliver(&broker, "a", 2).await;
+    let delivery = queue.lease().await.unwrap().unwrap();
+    queue.lease().await.unwrap().unwrap().ack().await.unwrap();
+    let mut other = server.client().get_multiplexed_async_connection().await.unwrap();
+    let mut say = async |command: &[&str]| {
+        redis::cmd(command[0]).arg(&command[1..]).exec_async(&mut other).await.unwrap();
+    };
+    say(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    let ack = tokio::spawn(delivery.ack());
+    sleep(100 * MS).await;
+    // As after a restart, and as a user who may not load them.
+    say(&["SCRIPT", "FLUSH"]).await;
+    say(&["ACL", "SETUSER", "default", "-script|load"]).await;
+    say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    say(&["CLIENT", "UNPAUSE"]).await;
+    let error = ack.await.unwrap().err().unwrap();
+    assert!(matches!(error, Error::MaybeApplied(_)), "{error:?}");
+    let error = queue.stats().await.err().unwrap();
+    assert!(matches!(error, Error::Denied(_)), "nothing of it was sent: {error:?}");
+}
+
+#[tokio::test]
 async fn while_the_script_of_somebody_else_runs_calls_wait_as_long_as_their_deadline_lasts() {
     let server = Server::start(&["--busy-reply-threshold", "50"]).await;
     let broker = server.builder().connect().await.unwrap();
