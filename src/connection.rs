@@ -454,8 +454,7 @@ fn doubt(repeated: bool, error: Error) -> Error {
     if repeated && of_server { Error::MaybeApplied(Cause::new(error)) } else { error }
 }
 
-/// Asks a connection on which nothing has come for a while whether it still answers, and tells
-/// Redis the credentials when they are others. Ends when it does not answer.
+/// Looks after a connection until it does not answer any more, or its server is not the primary.
 async fn heartbeat(
     state: Weak<State>,
     link: Arc<Link>,
@@ -463,25 +462,39 @@ async fn heartbeat(
     mut known: Known,
     silent: CancellationToken,
 ) {
+    let address = known.address.clone();
+    let is_silent = tokio::select! {
+        () = link.leads_elsewhere(&address) => false,
+        () = falls_silent(&state, &link, &mut known) => true,
+    };
+    let Some(state) = state.upgrade() else { return };
+    let why = if is_silent {
+        warn!(target: "fairlane", address = &*address, "the connection does not answer");
+        // The calls on it end, and the next one makes a new one.
+        silent.cancel();
+        "the connection did not answer"
+    } else {
+        // The calls on it end there: they may be kept, and one that was cut off would be in doubt.
+        info!(target: "fairlane", address = &*address, "another server is the primary now");
+        "another server is the primary now"
+    };
+    state.discard(number, Cause::timeout(why));
+    state.silences.send_modify(|silences| *silences += 1);
+}
+
+/// Asks a connection on which nothing has come for a while whether it still answers, and tells
+/// Redis the credentials when they are others. Ends when it does not answer.
+async fn falls_silent(state: &Weak<State>, link: &Link, known: &mut Known) {
     let patience = link.settings.patience;
     let mut next = Instant::now() + patience;
     loop {
         sleep_until(next).await;
         let Some(strong) = state.upgrade() else { return };
-        let answered = strong.seen().answered;
-        drop(strong);
-        if link.leads_elsewhere(&known.address).await {
-            let Some(state) = state.upgrade() else { return };
-            info!(target: "fairlane", address = &*known.address, "another server is the primary now");
-            // The calls on it end there: they may be kept, and one that was cut off would be in doubt.
-            state.discard(number, Cause::timeout("another server is the primary now"));
-            state.silences.send_modify(|silences| *silences += 1);
-            return;
-        }
         // Not so long after the last look, but after the last answer: else it is found too late.
-        next = answered.map_or(next, |last| last + patience);
+        next = strong.seen().answered.map_or(next, |last| last + patience);
+        drop(strong);
         let asked = Instant::now();
-        let answers = match known.renew(&link).await {
+        let answers = match known.renew(link).await {
             Ok(false) if next > asked => continue,
             Ok(false) => {
                 let ping = redis::cmd("PING");
@@ -503,17 +516,8 @@ async fn heartbeat(
         if answers {
             state.answered();
             next = Instant::now() + patience;
-            continue;
-        }
-        if state.seen().answered > Some(asked) {
-            continue; // It is slow, but not silent: what it was asked stands behind other answers.
-        }
-        // The calls on it end, and the next one makes a new one.
-        let address = &*known.address;
-        warn!(target: "fairlane", address, "the connection does not answer");
-        silent.cancel();
-        state.discard(number, Cause::timeout("the connection did not answer"));
-        state.silences.send_modify(|silences| *silences += 1);
-        return;
+        } else if state.seen().answered <= Some(asked) {
+            return;
+        } // Else it is slow, but not silent: what it was asked stands behind other answers.
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    future::pending,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -115,7 +116,7 @@ impl Way {
             #[cfg(feature = "sentinel")]
             Address::Sentinel { sentinels, service, primary } => {
                 let settings = settings.clone();
-                let lately = tokio::sync::Mutex::default();
+                let lately = tokio::sync::Mutex::new((Instant::now(), None));
                 Self::Sentinel(Arc::new(Sentinels {
                     settings,
                     sentinels,
@@ -190,17 +191,15 @@ impl Link {
         Ok(connected)
     }
 
-    /// Whether another server is the primary by now. Sentinel makes a replica of an old one only some ten
-    /// seconds later: so long it takes what will be lost.
-    pub(crate) async fn leads_elsewhere(&self, address: &str) -> bool {
+    /// Ends when another server than this is the primary, at most half a heartbeat after it has become that.
+    /// Sentinel makes a replica of the old one only some ten seconds later: so long it takes what will be lost.
+    pub(crate) async fn leads_elsewhere(&self, address: &str) {
         match &self.way {
             #[cfg(feature = "sentinel")]
-            Way::Sentinel(sentinels) => {
-                sentinels.lately().await.is_some_and(|primary| *primary != *address)
-            }
+            Way::Sentinel(sentinels) => sentinels.name_another(address).await,
             _ => {
                 let _ = address;
-                false
+                pending().await
             }
         }
     }

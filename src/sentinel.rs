@@ -8,7 +8,7 @@ use redis::{
 };
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::link::Settings;
@@ -20,26 +20,28 @@ pub(crate) struct Sentinels {
     pub(crate) service: String,
     /// All that there is to know of the primary, but for where it is.
     pub(crate) primary: ConnectionInfo,
-    /// Where it was when that was last asked for all connections, and when that was.
-    pub(crate) lately: Mutex<Option<(Instant, Option<Arc<str>>)>>,
+    /// When all connections were last to hear where it is, and what the sentinels said, if they did.
+    pub(crate) lately: Mutex<(Instant, Option<Arc<str>>)>,
 }
 
 impl Sentinels {
-    /// Where the primary is, as of a moment ago; none where no sentinel says it in time. All connections of
-    /// a broker ask it again and again, and have one answer.
-    pub(crate) async fn lately(&self) -> Option<Arc<str>> {
-        let patience = self.settings.patience;
-        let mut lately = self.lately.lock().await;
-        if let Some((asked, found)) = &*lately
-            && asked.elapsed() < patience / 2
-        {
-            return found.clone();
+    /// Ends when they name another primary than this one. Of the connections of a broker, which all wait for
+    /// that, one asks for all, and each hears every answer: none is left with one of before a failover.
+    pub(crate) async fn name_another(&self, address: &str) {
+        loop {
+            let (last, _) = *self.lately.lock().await;
+            sleep_until(last + self.settings.patience).await;
+            let mut lately = self.lately.lock().await;
+            if lately.0 == last {
+                let asked = Instant::now();
+                let found = timeout(self.settings.patience, self.primary()).await;
+                let found = found.ok().and_then(Result::ok);
+                *lately = (asked, found.map(|primary| primary.addr().to_string().into()));
+            }
+            if lately.1.as_deref().is_some_and(|primary| primary != address) {
+                return;
+            }
         }
-        let found = timeout(patience, self.primary()).await;
-        let found =
-            found.ok().and_then(Result::ok).map(|primary| primary.addr().to_string().into());
-        *lately = Some((Instant::now(), found.clone()));
-        found
     }
 
     /// The server that is the primary, and says so itself.

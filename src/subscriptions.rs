@@ -254,7 +254,11 @@ async fn run(mut running: Running, link: Arc<Link>, key: String) {
                 info!(target: "fairlane", address = &*link.address(), "listening");
                 running.is_new();
                 let from = Instant::now();
-                session(&mut running, known, &lost, &link, &key).await;
+                let address = known.address.clone();
+                tokio::select! {
+                    () = link.leads_elsewhere(&address) => {}
+                    () = session(&mut running, known, &lost, &link, &key) => {}
+                }
                 // One that soon breaks again and again is not made anew without a pause.
                 if from.elapsed() > SHORT {
                     pause = Pause::default();
@@ -333,7 +337,7 @@ async fn session(
                 }
             }
         }
-        if lost.load(Ordering::Relaxed) || quiet && link.leads_elsewhere(&known.address).await {
+        if lost.load(Ordering::Relaxed) {
             return;
         }
     }

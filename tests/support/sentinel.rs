@@ -198,6 +198,12 @@ impl Sentinels {
         port
     }
 
+    /// Stops them all, as they are: nobody answers any more.
+    pub(crate) fn freeze(&mut self) {
+        let ids: Vec<_> = self.processes().map(|process| process.child.id().to_string()).collect();
+        assert!(Command::new("kill").arg("-STOP").args(ids).status().unwrap().success());
+    }
+
     /// Starts what was killed again, with nothing, as a replica of the primary that there is now, and waits
     /// until it has what that has.
     pub(crate) async fn launch(&mut self, port: u16) {
