@@ -14,7 +14,7 @@ use crate::{
     error::{Cause, Result},
     in_hand::InHand,
     metrics,
-    settle::{Settling, settle_apart},
+    settle::{Settling, settle_each},
     taking::passes,
     work::{Returned, Work, caught, text_of},
 };
@@ -111,7 +111,7 @@ impl<T: Send + Sync + 'static> Work<T> {
         let calls = groups.iter().map(|group| {
             let tokens: Vec<_> = group.iter().map(token).collect();
             let (core, how) = (self.worker.core.clone(), group[0].settling.clone());
-            async move { settle_apart(&core, &how, &tokens).await }
+            async move { settle_each(&core, &how, &tokens, false).await }
         });
         let calls = join_all(calls);
         self.settling = Some(Box::pin(async move { calls.await.into_iter().flatten().collect() }));

@@ -1,6 +1,6 @@
 //! What can go wrong: one variant for each thing that the caller can do about it.
 
-use std::{error::Error as StdError, fmt, io, path::PathBuf, sync::Arc};
+use std::{cmp::Reverse, error::Error as StdError, fmt, io, path::PathBuf, sync::Arc};
 
 use crate::{MessageId, Receipt, Report};
 
@@ -400,6 +400,11 @@ impl Error {
         }
     }
 
+    /// The error of a call of which several parts failed: that which leaves most doubt, or else the first.
+    pub(crate) fn of_several(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
+        parts.into_iter().min_by_key(|error| Reverse(error.doubt()))
+    }
+
     /// Whether a call was refused for what may be the fault of one of several who made it together:
     /// a key that is in the way, or that the user may not touch; a lease that has ended.
     pub(crate) fn is_of_one(&self) -> bool {
@@ -412,9 +417,7 @@ impl Error {
 
     /// That a call was not made, because another one before it failed.
     pub(crate) fn not_made() -> Self {
-        Self::NotSent(Cause::new(
-            "it was refused together with others, and a call after that failed",
-        ))
+        Self::NotSent(Cause::new("a call before it failed"))
     }
 
     /// Gives the queue's name to the refusal of a script that knows no such queue.
@@ -455,8 +458,6 @@ pub(crate) fn unexpected(what: &'static str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::cmp::Reverse;
-
     use super::*;
 
     #[test]
@@ -467,8 +468,7 @@ mod tests {
             let (delivered, source) = (Vec::new(), None);
             Error::NotYetSafe { confirmed: 0, wanted: 1, delivered, source }
         };
-        let told =
-            |all: [Error; 3]| all.into_iter().min_by_key(|error| Reverse(error.doubt())).unwrap();
+        let told = |all: [Error; 3]| Error::of_several(all).unwrap();
         for all in [[not_sent(), doubt(), not_yet_safe()], [not_yet_safe(), not_sent(), doubt()]] {
             assert_eq!(told(all).kind(), ErrorKind::MaybeApplied);
         }

@@ -9,7 +9,7 @@ use crate::{
     Delivery, Error, Token,
     delivery::end,
     error::Result,
-    settle::{Settling, settle_apart},
+    settle::{Settling, settle_each},
     work::Work,
 };
 
@@ -56,7 +56,7 @@ impl<T: Send + Sync + 'static> Work<T> {
         self.extending = Some(Box::pin(async move {
             let asked = std::time::Instant::now();
             let all: Vec<_> = tokens.iter().map(|(_, token)| token.clone()).collect();
-            let outcomes = settle_apart(&core, &Settling::Extend { length }, &all).await;
+            let outcomes = settle_each(&core, &Settling::Extend { length }, &all, false).await;
             Extended { tokens, asked, outcomes }
         }));
     }

@@ -5,7 +5,7 @@
 //! series. That costs an allocation or two a call and queue, not a message; of a worker, a message.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -108,14 +108,11 @@ pub(crate) fn taken(
     }
 }
 
-/// Tokens were settled from that place on, but for those at the places that were lost, which count from
-/// 1.
-pub(crate) fn settled(
+/// These were settled.
+pub(crate) fn settled<'a>(
     partition: &Partition,
     how: &Settling,
-    tokens: &[Token],
-    from: usize,
-    lost: &[usize],
+    tokens: impl Iterator<Item = &'a Token>,
 ) {
     let name = match how {
         Settling::Ack { .. } => ACKED,
@@ -123,9 +120,7 @@ pub(crate) fn settled(
         Settling::Nack { .. } | Settling::HoldFacet { .. } => GIVEN_BACK,
         Settling::Extend { .. } => return,
     };
-    let lost: HashSet<_> = lost.iter().copied().collect();
-    let settled = (1..).zip(tokens).skip(from).filter(|(place, _)| !lost.contains(place));
-    for (queue, n) in by_queue(settled.map(|(_, token)| &token.queue)) {
+    for (queue, n) in by_queue(tokens.map(|token| &token.queue)) {
         counter!(name, of(partition, queue.clone())).increment(n);
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn taken(
 ) {
 }
 
-pub(crate) fn settled(_: &Partition, _: &Settling, _: &[Token], _: usize, _: &[usize]) {}
+pub(crate) fn settled<'a>(_: &Partition, _: &Settling, _: impl Iterator<Item = &'a Token>) {}
 
 pub(crate) fn lost(_: &Partition, _: &Arc<str>) {}
 

@@ -1,6 +1,6 @@
 //! Settling: ack, nack and extend, which the token of a lease decides on.
 
-use std::{cmp::Reverse, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use redis::{Cmd, Value};
@@ -118,7 +118,7 @@ async fn together(
 ) {
     callers.sort_by(|(a, _), (b, _)| a.by_lease(b));
     let (tokens, replies): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let settled = settle_some_apart(&partition, &how, &tokens).await;
+    let settled = settle_some(&partition, &how, &tokens).await;
     for (token, outcome) in tokens.iter().zip(&settled) {
         if let Err(Error::LeaseLost(_)) = outcome {
             metrics::lost(&partition, &token.queue);
@@ -127,18 +127,24 @@ async fn together(
     replies.into_iter().zip(settled).for_each(|(reply, outcome)| reply.give(outcome));
 }
 
-/// Settles leases together, and says what became of each: one is not refused for another's fault, and
-/// none waits for a partition that is away. Who calls it counts those that were lost.
-pub(crate) async fn settle_apart(core: &Core, how: &Settling, tokens: &[Token]) -> Vec<Result<()>> {
+/// Settles leases, and says what became of each: one is not refused for another's fault. Where there are
+/// several partitions, it `waits` for one that is away, or does not. Who calls it counts what was lost.
+pub(crate) async fn settle_each(
+    core: &Core,
+    how: &Settling,
+    tokens: &[Token],
+    waits: bool,
+) -> Vec<Result<()>> {
     if let [partition] = &*core.partitions {
-        return settle_some_apart(partition, how, tokens).await;
+        return settle_some(partition, how, tokens).await;
     }
     let parts = core.apart(tokens, |token| core.of_message(token.id));
     let settling = parts.into_iter().map(async |(partition, places)| {
         let some: Vec<_> = places.iter().map(|place| tokens[*place].clone()).collect();
-        let settled = match partition.connection.is_away() {
+        let away = if waits { None } else { partition.connection.is_away() };
+        let settled = match away {
             Some(error) => vec![Err(error); some.len()],
-            None => settle_some_apart(partition, how, &some).await,
+            None => settle_some(partition, how, &some).await,
         };
         places.into_iter().zip(settled).collect::<Vec<_>>()
     });
@@ -147,150 +153,138 @@ pub(crate) async fn settle_apart(core: &Core, how: &Settling, tokens: &[Token]) 
     settled.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// The same for those of one partition.
-async fn settle_some_apart(
-    partition: &Partition,
-    how: &Settling,
-    tokens: &[Token],
-) -> Vec<Result<()>> {
-    let mut settled = settle_some(partition, how, tokens).await;
-    let mut outcomes = Vec::with_capacity(tokens.len());
-    for token in tokens {
-        outcomes.push(match &mut settled {
-            Ok(lost) => match lost.iter().position(|lost| lost.token == *token) {
-                Some(place) => Err(lost.swap_remove(place).error()),
-                None => Ok(()),
-            },
-            Err(error) if error.is_of_one() && tokens.len() > 1 => {
-                let again = match settle_some(partition, how, std::slice::from_ref(token)).await {
-                    Ok(lost) => lost.first().map_or(Ok(()), |lost| Err(lost.error())),
-                    Err(error) => Err(error),
-                };
-                if again.as_ref().is_err_and(|error| !error.is_of_one()) {
-                    settled = Err(Error::not_made());
-                }
-                again
-            }
-            Err(error) => Err(error.clone()),
-        });
-    }
-    outcomes
-}
-
-/// A token that is not the caller's any more.
-struct Lost {
-    token: Token,
-    /// Whether this call may have settled it, when it was sent before the connection broke.
-    doubtful: bool,
-}
-
-impl Lost {
-    fn error(&self) -> Error {
-        if self.doubtful {
-            let why = "sent again after the connection broke: the first may have worked";
-            return Error::MaybeApplied(Cause::new(why));
-        }
-        Error::LeaseLost(self.token.id)
-    }
-}
-
 /// Settles leases. Returns the tokens that were lost.
 pub(crate) async fn settle(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Vec<Token>> {
-    let lost = settle_each(core, how, tokens).await?;
-    if !matches!(how, Settling::Extend { .. }) {
-        // Who extends counts them: a worker may know already.
-        let lost = lost.iter().filter(|lost| !lost.doubtful);
-        lost.for_each(|lost| metrics::lost(core.first(), &lost.token.queue));
-    }
-    match lost.iter().find(|lost| lost.doubtful) {
-        Some(lost) => Err(lost.error()),
-        None => Ok(lost.into_iter().map(|lost| lost.token).collect()),
-    }
-}
-
-/// Settles leases, those of each partition in their order.
-async fn settle_each(core: &Core, how: &Settling, tokens: &[Token]) -> Result<Vec<Lost>> {
-    if let [partition] = &*core.partitions {
-        return settle_some(partition, how, tokens).await;
-    }
-    let parts = core.apart(tokens, |token| core.of_message(token.id));
-    let settling = parts.into_iter().map(async |(partition, places)| {
-        let some: Vec<_> = places.into_iter().map(|place| tokens[place].clone()).collect();
-        settle_some(partition, how, &some).await
-    });
-    // What one partition refuses is no reason to leave off on another.
     let (mut lost, mut failed) = (Vec::new(), Vec::new());
-    for settled in join_all(settling).await {
-        match settled {
-            Ok(some) => lost.extend(some),
+    for (token, outcome) in tokens.iter().zip(settle_each(core, how, tokens, true).await) {
+        match outcome {
+            Ok(()) => {}
+            Err(Error::LeaseLost(_)) => lost.push(token.clone()),
             Err(error) => failed.push(error),
         }
     }
-    match failed.into_iter().min_by_key(|error| Reverse(error.doubt())) {
-        None => Ok(lost),
-        Some(error) => Err(error),
+    if !matches!(how, Settling::Extend { .. }) {
+        // Who extends counts them: a worker may know already.
+        lost.iter().for_each(|token| metrics::lost(core.first(), &token.queue));
     }
+    Error::of_several(failed).map_or(Ok(lost), Err)
 }
 
 /// Settles leases of one partition, those of all queues in one call for each 1,000, or more calls
-/// where bodies are large.
-async fn settle_some(partition: &Partition, how: &Settling, tokens: &[Token]) -> Result<Vec<Lost>> {
-    let mut lost = Vec::new();
-    for part in tokens.chunks(MOST) {
-        let mut places = Vec::new();
-        let mut left = part.len();
-        while left > 0 {
-            left = some(partition, how, &part[..left], &mut places).await?;
+/// where bodies are large. The last ones go first, so that what goes back to the front is there in the
+/// order of the tokens.
+async fn settle_some(partition: &Partition, how: &Settling, tokens: &[Token]) -> Vec<Result<()>> {
+    let (mut outcomes, mut failed) = (Vec::with_capacity(tokens.len()), None);
+    while outcomes.len() < tokens.len() {
+        let left = &tokens[..tokens.len() - outcomes.len()];
+        let part = &left[left.len().saturating_sub(MOST)..];
+        let settled = settle_part(partition, how, part, &mut failed).await;
+        for (token, outcome) in part.iter().rev().zip(settled.into_iter().rev()) {
+            outcomes.push(match outcome {
+                Some(outcome) => outcome,
+                None => {
+                    let alone = std::slice::from_ref(token);
+                    let mut settled = settle_part(partition, how, alone, &mut failed).await;
+                    let without =
+                        || Err(unexpected("a settling that was refused without a reason"));
+                    settled.pop().flatten().unwrap_or_else(without)
+                }
+            });
         }
-        places.sort_unstable();
-        lost.extend(places.into_iter().filter_map(|(place, doubtful)| {
-            Some(Lost { token: part.get(place - 1)?.clone(), doubtful })
-        }));
     }
-    Ok(lost)
+    outcomes.reverse();
+    outcomes
 }
 
-/// Settles some of the tokens, the last ones first. Adds the places of those that were lost,
-/// counted from 1, and whether that is doubtful. Returns how many are left, at the beginning.
-async fn some(
+/// Settles what one call settles of a part: the last ones. Says what became of each, in their order; none
+/// of those that were refused, perhaps for another's fault: alone they are told why. When a call has
+/// `failed`, no more are made.
+async fn settle_part(
     partition: &Partition,
     how: &Settling,
-    tokens: &[Token],
-    lost: &mut Vec<(usize, bool)>,
-) -> Result<usize> {
-    let places = Places::of(tokens.iter().map(|token| &*token.queue));
+    part: &[Token],
+    failed: &mut Option<Error>,
+) -> Vec<Option<Result<()>>> {
+    if let Some(error) = failed {
+        return vec![Some(Err(error.clone())); part.len()];
+    }
+    match call(partition, how, part).await {
+        Ok(settled) => settled,
+        Err(error) if error.is_of_one() && part.len() > 1 => vec![None; part.len()],
+        Err(error) => {
+            if !error.is_of_one() {
+                *failed = Some(match error {
+                    Error::MaybeApplied(_) => Error::not_made(),
+                    _ => error.clone(),
+                });
+            }
+            vec![Some(Err(error)); part.len()]
+        }
+    }
+}
+
+/// Makes that call.
+async fn call(
+    partition: &Partition,
+    how: &Settling,
+    part: &[Token],
+) -> Result<Vec<Option<Result<()>>>> {
+    let places = Places::of(part.iter().map(|token| &*token.queue));
     let script = how.script();
     let mut command = partition.command(script, places.queues());
     how.say(&mut command);
-    for group in tokens.chunk_by(|a, b| a.lease == b.lease && a.queue == b.queue) {
+    for group in part.chunk_by(|a, b| a.lease == b.lease && a.queue == b.queue) {
         command.arg(places.place(&group[0].queue)).arg(group[0].lease).arg(group.len());
         let numbers = group.iter().map(|token| partition.number(token.id));
         command.arg(numbers.collect::<Vec<_>>());
     }
     let (end, durable) = (partition.connection.end(), how.durable());
     let reply = partition.call_durably(script, &command, Repeat::Safe, end, durable).await?;
-    let (left, lost_places) = read_settled(reply.value, tokens.len())?;
-    metrics::settled(partition, how, tokens, left, &lost_places);
-    lost.extend(lost_places.into_iter().map(|place| (place, reply.repeated)));
-    match durable.zip(reply.confirmed) {
-        // What was lost was not done.
-        Some((durable, confirmed)) if !durable.is_met(&confirmed) && lost.len() < tokens.len() => {
-            Err(durable.unmet(confirmed))
+    let fates = read_settled(reply.value, part.len())?;
+    let told = part[part.len() - fates.len()..].iter().zip(fates);
+    let settled = told.clone().filter(|(_, fate)| *fate == Fate::Settled);
+    metrics::settled(partition, how, settled.map(|(token, _)| token));
+    let done = match durable.zip(reply.confirmed) {
+        Some((durable, confirmed)) if !durable.is_met(&confirmed) => Err(durable.unmet(confirmed)),
+        _ => Ok(()),
+    };
+    let outcomes = told.map(|(token, fate)| match fate {
+        Fate::Settled => Some(done.clone()),
+        Fate::Lost if reply.repeated => {
+            let why = "sent again after the connection broke: the first may have worked";
+            Some(Err(Error::MaybeApplied(Cause::new(why))))
         }
-        _ => Ok(left),
-    }
+        Fate::Lost => Some(Err(Error::LeaseLost(token.id))),
+        Fate::Refused => None,
+    });
+    Ok(outcomes.collect())
 }
 
-/// Reads how many of the tokens are left, and the places of those that were lost, counted from 1.
-pub(crate) fn read_settled(reply: Value, tokens: usize) -> Result<(usize, Vec<usize>)> {
-    let numbers: Vec<usize> = read(reply)?;
-    let [left, lost @ ..] = numbers.as_slice() else {
+/// What a script says of a token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fate {
+    Settled,
+    Lost,
+    /// Alone it is told why.
+    Refused,
+}
+
+/// Reads what became of the last of so many tokens: as many as the call has settled.
+pub(crate) fn read_settled(reply: Value, tokens: usize) -> Result<Vec<Fate>> {
+    let numbers: Vec<i64> = read(reply)?;
+    let [left, places @ ..] = numbers.as_slice() else {
         return Err(unexpected("a settling without a number"));
     };
-    if *left >= tokens || !lost.iter().all(|place| (*left + 1..=tokens).contains(place)) {
-        return Err(unexpected("a settling of tokens that there are not"));
+    let none = || unexpected("a settling of tokens that there are not");
+    let left = usize::try_from(*left).ok().filter(|left| *left < tokens).ok_or_else(none)?;
+    let mut fates = vec![Fate::Settled; tokens - left];
+    for place in places {
+        let from_left = usize::try_from(place.unsigned_abs()).ok();
+        let from_left = from_left.and_then(|place| place.checked_sub(left + 1));
+        let fate = from_left.and_then(|place| fates.get_mut(place)).ok_or_else(none)?;
+        *fate = if *place > 0 { Fate::Lost } else { Fate::Refused };
     }
-    Ok((*left, lost.to_vec()))
+    Ok(fates)
 }
 
 /// Settles one lease.
@@ -306,14 +300,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_tokens_that_were_sent_are_settled_or_lost() {
+    fn only_tokens_that_were_sent_are_settled_lost_or_refused() {
         let read = |reply: &[i64]| {
             let reply = reply.iter().copied().map(Value::Int).collect();
             read_settled(Value::Array(reply), 3)
         };
-        assert_eq!(read(&[0]).unwrap(), (0, vec![]));
-        assert_eq!(read(&[1, 2, 3]).unwrap(), (1, vec![2, 3]));
-        for reply in [&[][..], &[3], &[-1], &[0, 0], &[0, 4], &[1, 1]] {
+        let (settled, lost, refused) = (Fate::Settled, Fate::Lost, Fate::Refused);
+        assert_eq!(read(&[0]).unwrap(), [settled; 3]);
+        assert_eq!(read(&[1, 2, -3]).unwrap(), [lost, refused]);
+        for reply in [&[][..], &[3], &[-1], &[0, 0], &[0, 4], &[0, -4], &[1, 1], &[0, i64::MIN]] {
             assert!(matches!(read(reply), Err(Error::Server { .. })), "{reply:?}");
         }
     }

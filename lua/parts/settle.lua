@@ -1,13 +1,16 @@
 -- settle.lua: what ack, nack and their like have in common: the lease decides.
 
 -- Calls act(q, lease, id, facet) for each message that is named from ARGV[first] on and still leased
--- by the caller; it returns how much it has read. They are named in groups, each: queue among KEYS,
--- number of the lease, how many, their ids. Ends with the group in which MOST_BYTES were read.
+-- by the caller; it returns how much it has read, and the error of one that stays leased, if it does.
+-- They are named in groups, each: queue among KEYS, number of the lease, how many, their ids. Ends with
+-- the group in which MOST_BYTES were read.
 --
 -- Returns how many of them, at the beginning, are still to be named in a next call; then the
--- places, counted from 1, of those that are not the caller's.
+-- places, counted from 1, of those that are not the caller's, and below zero of those with an error,
+-- which has one that is named alone. Where none was settled, it returns the error.
 local function settle(first, act)
-  local queues, groups, lost, bytes = {}, {}, {}, 0
+  local queues, groups, left_out, bytes = {}, {}, {}, 0
+  local settled, refused = false, nil
   local i, named = first, 0
   while i <= #ARGV do
     local place, count = ARGV[i], tonumber(ARGV[i + 2])
@@ -35,9 +38,11 @@ local function settle(first, act)
         q.leases[lease] = of
       end
       if facet and not of.gone[id] and not q.closed then
-        bytes = bytes + (act(q, lease, id, facet) or 0)
+        local read, failed = act(q, lease, id, facet)
+        bytes, settled, refused = bytes + read, settled or not failed, failed or refused
+        left_out[#left_out + 1] = failed and -(before + n)
       else
-        lost[#lost + 1] = before + n
+        left_out[#left_out + 1] = before + n
       end
     end
     named = before
@@ -45,5 +50,5 @@ local function settle(first, act)
   for _, q in pairs(queues) do
     close(q)
   end
-  return { named, unpack(lost) }
+  return not settled and refused or { named, unpack(left_out) }
 end

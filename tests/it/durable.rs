@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fairlane::{Broker, Error, ErrorKind, Invalid, Message, Queue, Replicas, testing::TestCluster};
 use futures_util::future::join_all;
 
-use crate::support::{Server, message};
+use crate::support::{Server, deliver, message};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -206,4 +206,27 @@ async fn how_durable_something_is_to_be_is_checked_before_anything_is_sent() {
     let refused = leased.durable(Replicas(1), Duration::ZERO).ack().await;
     assert!(matches!(refused, Err(Error::Invalid(Invalid::OutOfRange { .. }))), "{refused:?}");
     assert_eq!(queue.stats().await.unwrap().leased, 1);
+}
+
+#[tokio::test]
+async fn of_acks_that_are_not_yet_safe_those_whose_lease_was_lost_are_told_so() {
+    let (cluster, broker, queue) = with_replica().await;
+    deliver(&broker, "a", 3).await;
+    let leased = queue.lease_many(3).await.unwrap();
+    broker.ack(leased[1].token()).await.unwrap();
+    cluster.freeze(1).unwrap();
+    // The first goes alone, and the two others together.
+    let acks = leased.into_iter().map(|leased| leased.durable(Replicas(1), SECOND / 10).ack());
+    let told = join_all(acks).await;
+    assert!(
+        matches!(
+            told[..],
+            [
+                Err(Error::NotYetSafe { .. }),
+                Err(Error::LeaseLost(_)),
+                Err(Error::NotYetSafe { .. })
+            ]
+        ),
+        "{told:?}"
+    );
 }

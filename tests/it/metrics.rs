@@ -11,13 +11,13 @@ use ::metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
     set_global_recorder,
 };
-use fairlane::{Broker, Error, Invalid, Message, Outcome, Queue};
+use fairlane::{Broker, Error, Invalid, Message, MessageId, Outcome, Queue};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{START, Space, deliver, message, until};
+use crate::support::{START, Space, deliver, message, run, until};
 
 type Any = Box<dyn std::error::Error + Send + Sync>;
 const MS: Duration = Duration::from_millis(1);
@@ -205,6 +205,33 @@ async fn a_lease_that_is_lost_is_counted_where_it_is_found_and_not_as_settled() 
     let end_of = [("delivered", 6), ("leased", 12), ("lost_leases", 6), ("acked", 6)];
     assert_eq!(counted(&queue), counts(end_of));
     end(space, queue).await;
+}
+
+#[tokio::test]
+async fn leases_that_are_lost_are_counted_though_others_could_not_be_settled() {
+    LazyLock::force(&RECORDED);
+    let space = Space::with(|builder| builder.partitions(2)).await;
+    let queue = space.broker.register_queue("m-part", ".").await.unwrap();
+    let place = |id: MessageId| id.to_string().parse::<u64>().unwrap() % 2;
+    let mut tokens = Vec::new();
+    for n in 0.. {
+        space.broker.deliver(&message(&format!("f{n}"), "t", n)).await.unwrap();
+        tokens.push(queue.lease().wait(SECOND).await.unwrap().unwrap());
+        if place(tokens[0].id()) != place(tokens[n as usize].id()) {
+            break;
+        }
+    }
+    let [lost, .., other] = &tokens[..] else { panic!("there are two") };
+    space.broker.ack(lost.token()).await.unwrap();
+    let timers = format!("{{{}:{}}}:q:m-part:timers", space.name, place(other.id()));
+    run::<()>(&["DEL", &timers]).await;
+    run::<()>(&["SET", &timers, "in the way"]).await;
+    let all = tokens.len() as u64;
+    let error = space.broker.ack_all(tokens).await.err().unwrap();
+    assert!(matches!(error, Error::WrongType(_)), "{error:?}");
+    let expected = [("delivered", all), ("leased", all), ("acked", all - 1), ("lost_leases", 1)];
+    assert_eq!(counted(&queue), counts(expected), "one was acked before, and one could not be");
+    space.delete().await;
 }
 
 #[tokio::test]

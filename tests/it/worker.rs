@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use tracing::Instrument;
 
 use crate::support::{
-    Log, Proxy, Server, Space, another_process, deliver, message, other_process, until,
+    Log, Proxy, Server, Space, another_process, deliver, message, other_process, run, until,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -1386,4 +1386,113 @@ async fn what_is_wrong_with_one_queue_keeps_no_lease_of_another_from_being_exten
     assert_eq!((done.acked, done.lost + done.unsettled), (1, 1), "{done:?}");
     let stats = broker.queue("a").stats().await.unwrap();
     assert_eq!((stats.acked, stats.came_back, stats.leased), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_settled_before_redis_goes_away_is_not_settled_again() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().deadline(300 * MS).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let mut body = message("a", "t", 0);
+    broker.deliver(&body).await.unwrap();
+    queue.lease().await.unwrap().unwrap().fail("no").await.unwrap(); // Redis has the script after that.
+    body["fill"] = "x".repeat(600_000).into(); // A call settles one of them.
+    for _ in 0..3 {
+        broker.deliver(&body).await.unwrap();
+    }
+    let (stop, ends) = (CancellationToken::new(), CancellationToken::new());
+    let (busy, ended) = (Arc::new(AtomicU64::new(0)), ends.clone());
+    let running = busy.clone();
+    let worker = queue.worker(move |_delivery| {
+        running.fetch_add(1, Ordering::SeqCst);
+        let ended = ended.clone();
+        async move {
+            ended.cancelled().await;
+            Err::<(), AnyError>("no".into())
+        }
+    });
+    let working = tokio::spawn(worker.concurrency(3).stop_on(stop.clone()).run());
+    until("all are in hand", async || busy.load(Ordering::SeqCst) == 3).await;
+    stop.cancel(); // What it calls from then on, settles.
+    sleep(100 * MS).await;
+    proxy.refuse_from(2);
+    ends.cancel();
+    let delayed = async || server.run::<u64>(&["HGET", "{fairlane}:q:q:clock", "delayed"]).await;
+    until("one is settled", async || delayed().await == 2).await;
+    sleep(500 * MS).await; // The second call has its deadline.
+    assert_eq!(delayed().await, 2, "and then Redis was away");
+    proxy.refuse(false);
+    assert_eq!(working.await.unwrap().unwrap(), report(3, |report| report.failed = 3));
+    assert_eq!(delayed().await, 4);
+}
+
+#[tokio::test]
+async fn what_is_settled_before_a_call_is_refused_is_not_told_to_be_lost() {
+    let server = Server::start(&[]).await;
+    let refused_once = |text: String| {
+        let (shebang, rest) = text.split_once('\n').unwrap();
+        let odd = "if redis.call('INCR', 'calls') == 2 then return redis.error_reply('ODD') end";
+        format!("{shebang}\n{odd} {rest}")
+    };
+    let broker = server.builder().script("fail", refused_once).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    let mut body = message("a", "t", 0);
+    body["fill"] = "x".repeat(600_000).into(); // A call settles one of them.
+    for _ in 0..3 {
+        broker.deliver(&body).await.unwrap();
+    }
+    let all = Arc::new(tokio::sync::Barrier::new(3));
+    let worker = queue.worker(move |_delivery| {
+        let all = all.clone();
+        async move {
+            all.wait().await; // So that they are settled together.
+            Err::<(), AnyError>("no".into())
+        }
+    });
+    let done = worker.concurrency(3).run_until_empty().await.unwrap();
+    assert_eq!(done, report(3, |report| report.failed = 3));
+    assert_eq!(server.run::<u64>(&["GET", "calls"]).await, 4, "three, and one again");
+}
+
+#[tokio::test]
+async fn what_goes_back_beside_what_cannot_is_not_told_to_be_lost() {
+    let (space, queue) = Space::with_queue().await;
+    for facet in ["a", "b", "b", "b", "lost"] {
+        deliver(&space.broker, facet, 1).await;
+    }
+    let (all, broker) = (Arc::new(tokio::sync::Barrier::new(5)), space.broker.clone());
+    let worker = queue.worker(move |delivery| {
+        let (all, broker) = (all.clone(), broker.clone());
+        async move {
+            if delivery.facet() == "lost" {
+                broker.ack(delivery.token()).await?;
+            }
+            all.wait().await; // So that they are settled together.
+            Err::<(), AnyError>("no".into())
+        }
+    });
+    run::<()>(&["SET", &space.of("q", "s:a"), "in the way"]).await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let record = told.clone();
+    let worker = worker.after(move |delivery, handled| {
+        let facet = delivery.facet().to_owned();
+        record.lock().unwrap().push((facet, handled.settled.clone()));
+    });
+    let done = worker.concurrency(5).run_until_empty().await.unwrap();
+    let expected = |report: &mut Report| {
+        (report.failed, report.lost, report.unsettled) = (3, 1, 1);
+    };
+    assert_eq!(done, report(5, expected));
+    for (facet, settled) in told.lock().unwrap().iter() {
+        let right = match &**facet {
+            "a" => matches!(settled, Err(Error::WrongType(_))),
+            "b" => settled.is_ok(),
+            _ => matches!(settled, Err(Error::LeaseLost(_))),
+        };
+        assert!(right, "{facet}: {settled:?}");
+    }
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.delayed, stats.leased, stats.came_back), (3, 1, 3));
+    space.delete().await;
 }

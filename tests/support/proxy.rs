@@ -37,6 +37,8 @@ struct ProxyState {
     delay_ms: AtomicU64,
     /// What is there ends, and what comes is turned away.
     refuses: AtomicBool,
+    /// From this script on, which is not passed on; 0 for none.
+    refuses_from: AtomicU64,
     /// Nothing passes, in either direction.
     stalls: AtomicBool,
     /// How many bytes pass before a connection ends, of all connections together.
@@ -55,6 +57,7 @@ impl Default for ProxyState {
             answer: Mutex::default(),
             delay_ms: AtomicU64::new(0),
             refuses: AtomicBool::new(false),
+            refuses_from: AtomicU64::new(0),
             stalls: AtomicBool::new(false),
             bytes: AtomicU64::new(ALL),
             reset: AtomicU64::new(0),
@@ -111,6 +114,11 @@ impl Proxy {
         self.state.refuses.store(refuses, Ordering::SeqCst);
     }
 
+    /// Refuses from the nth script from now on: the server gets neither that nor what comes behind it.
+    pub(crate) fn refuse_from(&self, nth: u64) {
+        self.state.refuses_from.store(self.scripts() + nth, Ordering::SeqCst);
+    }
+
     pub(crate) fn delay(&self, answers: Duration) {
         self.state.delay_ms.store(answers.as_millis() as u64, Ordering::SeqCst);
     }
@@ -156,6 +164,11 @@ impl ProxyState {
                     let Ok(read @ 1..) = read else { return };
                     let scripts = asked[..read].windows(7).filter(|word| *word == b"EVALSHA").count() as u64;
                     let before = self.scripts.fetch_add(scripts, Ordering::SeqCst);
+                    let from = self.refuses_from.load(Ordering::SeqCst);
+                    if (before + 1..=before + scripts).contains(&from) {
+                        self.refuses.store(true, Ordering::SeqCst);
+                        return;
+                    }
                     let nth = self.cut.load(Ordering::SeqCst);
                     cut |= (before + 1..=before + scripts).contains(&nth);
                     let answer = if scripts > 0 { self.answer.lock().unwrap().take() } else { None };
