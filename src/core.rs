@@ -128,21 +128,40 @@ impl Core {
         &'a self,
         call: impl Fn(&'a Arc<Partition>) -> Call,
     ) -> Result<Vec<Out>> {
-        let (mut done, mut missed, mut failed) = (Vec::new(), Vec::new(), None);
-        let others = self.partitions[1..].iter();
-        for (partition, outcome) in others.clone().zip(join_all(others.map(call)).await) {
-            match outcome {
-                Ok(out) => done.push(out),
-                Err(error) => {
-                    missed.push(partition.place as u32);
-                    failed.get_or_insert(error);
-                }
+        each(&self.partitions[1..], call).await
+    }
+
+    /// Does something to all partitions, at once. All are tried, whatever fails.
+    pub(crate) async fn each<'a, Out, Call: Future<Output = Result<Out>>>(
+        &'a self,
+        call: impl Fn(&'a Arc<Partition>) -> Call,
+    ) -> Result<Vec<Out>> {
+        match &*self.partitions {
+            [one] => Ok(vec![call(one).await?]),
+            all => each(all, call).await,
+        }
+    }
+}
+
+/// Does something to these partitions, at once. All are tried, whatever fails.
+async fn each<'a, Out, Call: Future<Output = Result<Out>>>(
+    partitions: &'a [Arc<Partition>],
+    call: impl Fn(&'a Arc<Partition>) -> Call,
+) -> Result<Vec<Out>> {
+    let (mut done, mut missed, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let outcomes = join_all(partitions.iter().map(call)).await;
+    for (partition, outcome) in partitions.iter().zip(outcomes) {
+        match outcome {
+            Ok(out) => done.push(out),
+            Err(error) => {
+                missed.push(partition.place as u32);
+                failed.push(error);
             }
         }
-        match failed {
-            None => Ok(done),
-            Some(error) => Err(Error::Partly { missed, source: Box::new(error) }),
-        }
+    }
+    match Error::of_several(failed) {
+        None => Ok(done),
+        Some(error) => Err(Error::Partly { missed, source: Box::new(error) }),
     }
 }
 

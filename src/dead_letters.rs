@@ -160,8 +160,10 @@ impl<T> DeadLetters<T> {
     /// as of every other. Returns how many. How many may wait is not asked: they were let in before.
     ///
     /// # Errors
-    /// As for [`redrive_one`](Self::redrive_one), but for `NoSuchMessage`. What was moved before the
-    /// error is moved: call again.
+    /// As for [`redrive_one`](Self::redrive_one), but for `NoSuchMessage`. Where the namespace has several
+    /// [`partitions`](crate::BrokerBuilder::partitions), all are tried, and
+    /// [`Partly`](crate::Error::Partly) says on which of them it failed. What was moved before the error
+    /// is moved: call again.
     pub async fn redrive(&self) -> Result<u64> {
         self.all(&scripts::REDRIVE).await
     }
@@ -198,9 +200,19 @@ impl<T> DeadLetters<T> {
         match &self.facet {
             Some(facet) => self.all_of(self.core.of_facet(facet), script).await,
             None => {
-                let all = self.core.ask(|partition| self.all_of(partition, script)).await?;
-                Ok(all.into_iter().sum())
+                self.check()?;
+                let all = self.core.each(|partition| self.all_in(partition, script)).await?;
+                let none = || Error::NoSuchQueue(self.queue.clone());
+                all.into_iter().flatten().reduce(|all, some| all + some).ok_or_else(none)
             }
+        }
+    }
+
+    /// None where the queue is not registered and the partition holds nothing of it: others may.
+    async fn all_in(&self, partition: &Partition, script: &Script) -> Result<Option<u64>> {
+        match self.all_of(partition, script).await {
+            Err(Error::NoSuchQueue(_)) => Ok(None),
+            moved => moved.map(Some),
         }
     }
 
@@ -209,7 +221,11 @@ impl<T> DeadLetters<T> {
         loop {
             // Those that die meanwhile are not among them. The last step moves nothing, or says what is
             // in the way.
-            let (some, removed, begun) = self.step(partition, script, "", by).await?;
+            let (some, removed, begun) = match self.step(partition, script, "", by).await {
+                // It is not registered, and those were all that it held.
+                Err(Error::NoSuchQueue(_)) if by > 0 => return Ok(count),
+                step => step?,
+            };
             (count, by) = (count + some, begun);
             if removed == 0 {
                 return Ok(count);

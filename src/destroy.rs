@@ -28,10 +28,13 @@ async fn destroy_one(partition: &Partition, queue: &Arc<str>) -> Result<()> {
     match step(partition, queue, true, Repeat::Never).await {
         Ok(true) => remove(partition, queue).await,
         Err(error @ Error::MaybeApplied(_)) => {
-            remove(partition, queue).await?;
-            match stats_of_one(partition, queue).await {
+            let left = async {
+                remove(partition, queue).await?;
+                stats_of_one(partition, queue).await
+            };
+            match left.await {
                 Err(Error::NoSuchQueue(_)) => Ok(()),
-                // What is there was never closed, or is there anew: the caller has to know.
+                // What is there was never closed, or is there anew, or nobody says: the caller has to know.
                 _ => Err(error),
             }
         }

@@ -100,7 +100,7 @@ pub enum Error {
     Partly {
         /// The numbers of the partitions, from 0 on.
         missed: Vec<u32>,
-        /// What happened on the first of them.
+        /// What happened on one of them: one on which it may have been done, if there is such a one.
         source: Box<Error>,
     },
     /// Connect with as many partitions as the namespace has, or say nothing of them. The way to another number

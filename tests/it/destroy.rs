@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlane::{Cursor, Error};
+use fairlane::{Cursor, Error, ErrorKind};
 use tokio::task::JoinSet;
 
 use crate::support::{Proxy, Server, Space, deliver, message, pulled, run};
@@ -175,6 +175,17 @@ async fn a_destroy_whose_answer_is_lost_never_takes_a_queue_that_comes_after_it(
             destroyed.unwrap(); // It is gone, so it was this one.
         }
     }
+}
+
+#[tokio::test]
+async fn a_destroy_that_may_have_begun_is_not_said_to_be_unsent_when_redis_goes_away() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::to(&server).await;
+    let broker = proxy.builder().deadline(SECOND / 5).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    proxy.stall(true);
+    let error = queue.destroy().await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::MaybeApplied, "{error:?}");
 }
 
 #[tokio::test]

@@ -776,3 +776,84 @@ async fn a_worker_serves_all_partitions() {
     queue.destroy().await.unwrap();
     space.delete().await;
 }
+
+/// Lets 600 messages of one partition, and one of another, die.
+async fn dead_in_two(space: &Space, queue: &Queue) -> [Vec<String>; 4] {
+    let facets = facets_of(space, [1, 1, 0, 0]).await;
+    while !queue.pull_many(1000).await.unwrap().is_empty() {}
+    deliver(&space.broker, &facets[0][0], 1).await;
+    deliver(&space.broker, &facets[1][0], 600).await;
+    queue.configure(|queue| queue.max_attempts = 1).await.unwrap();
+    while queue.stats().await.unwrap().waiting > 0 {
+        for delivery in queue.lease_many(1000).await.unwrap() {
+            delivery.nack().await.unwrap();
+        }
+    }
+    facets
+}
+
+#[tokio::test]
+async fn dead_letters_of_one_partition_are_moved_though_those_of_another_cannot_be() {
+    let (space, queue) = divided().await;
+    let facets = dead_in_two(&space, &queue).await;
+    let dead = format!("{{{}:0}}:q:q:dead", space.name);
+    run::<()>(&["RENAME", &dead, &format!("{dead}:aside")]).await;
+    run::<()>(&["SET", &dead, "in the way"]).await;
+    for redrives in [true, false] {
+        let letters = queue.dead_letters();
+        let moved = if redrives { letters.redrive().await } else { letters.purge().await };
+        match moved {
+            Err(Error::Partly { missed, source }) => {
+                assert_eq!(missed, [0]);
+                assert!(matches!(*source, Error::WrongType(_)), "{source:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let stats = queue.facet(&facets[1][0]).stats().await.unwrap();
+        assert_eq!((stats.dead, stats.waiting), (0, 600 * u64::from(redrives)));
+        while let Some(delivery) = queue.lease().await.unwrap() {
+            delivery.nack().await.unwrap();
+        }
+    }
+    run::<()>(&["DEL", &dead]).await;
+    run::<()>(&["RENAME", &format!("{dead}:aside"), &dead]).await;
+    assert_eq!(queue.dead_letters().redrive().await.unwrap(), 1);
+    let refused = space.broker.queue("no name").dead_letters().redrive().await;
+    assert!(matches!(refused, Err(Error::Invalid(Invalid::Name { .. }))), "{refused:?}");
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn dead_letters_that_outlive_their_route_are_moved_though_other_partitions_have_none() {
+    let (space, queue) = divided().await;
+    dead_in_two(&space, &queue).await;
+    space.broker.unregister_queue("q").await.unwrap();
+    assert_eq!(queue.dead_letters().purge().await.unwrap(), 601);
+    let refused = queue.dead_letters().purge().await;
+    assert!(matches!(&refused, Err(Error::NoSuchQueue(queue)) if &**queue == "q"), "{refused:?}");
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_destroy_that_may_have_been_done_in_one_partition_is_not_said_to_be_refused_in_another() {
+    let server = Server::start(&[]).await;
+    // The last partition answers too late, once the one before it has answered.
+    let slow = |text: String| {
+        let (shebang, rest) = text.split_once('\n').unwrap();
+        let waits = "
+            if KEYS[1]:find(':1}') then redis.call('SET', 'refused', 1) end
+            if KEYS[1]:find(':2}') then
+              if not redis.call('GET', 'refused') or redis.call('INCR', 'told') == 1 then return 1 end
+              for _ = 1, 2e8 do end
+            end
+        ";
+        format!("{shebang}\n{waits} {rest}")
+    };
+    let broker = server.builder().namespace("shop").partitions(3).deadline(SECOND / 5);
+    let broker = broker.script("destroy", slow).connect().await.unwrap();
+    let queue = broker.register_queue("q", ".").await.unwrap();
+    server.run::<()>(&["SET", "{shop:1}:q:q:clock", "in the way"]).await;
+    let error = queue.destroy().await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::MaybeApplied, "{error:?}");
+    assert!(matches!(&error, Error::Partly { missed, .. } if *missed == [1, 2]), "{error:?}");
+}

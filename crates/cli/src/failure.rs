@@ -113,9 +113,9 @@ fn advice(error: &Error) -> Option<&'static str> {
 fn code_of(error: &Error) -> u8 {
     match error {
         Error::NotSent(_) | Error::MaybeApplied(_) => 3,
-        Error::Interrupted { source, .. } | Error::PullInterrupted { source, .. } => {
-            code_of(source)
-        }
+        Error::Interrupted { source, .. }
+        | Error::PullInterrupted { source, .. }
+        | Error::Partly { source, .. } => code_of(source),
         Error::Invalid(
             Invalid::Url { .. }
             | Invalid::Tls { .. }
