@@ -497,7 +497,8 @@ async fn a_removal_that_did_not_reach_all_partitions_is_brought_to_its_end_by_th
             let missed = removed.await.unwrap_err();
             assert!(matches!(&missed, Error::Partly { missed, .. } if missed == away));
             assert!(routes(&space).await[3].contains_key("doomed"));
-            // What is registered meanwhile makes the routes of all of them newer.
+            // What is registered later makes the routes of all of them as new.
+            space.clock.advance(SECOND);
             let pattern = format!("^{destroys}{}$", away.len());
             space.broker.register_queue("other", &pattern).await.unwrap();
             let broker = connect(&space, None).await.unwrap();
@@ -603,11 +604,12 @@ async fn they_are_brought_back_whatever_is_registered_or_removed_meanwhile() {
     }
     let lose = async || run::<()>(&["DEL", &routes_at(&space, 0)]).await;
     lose().await;
-    // Who is connected registers one that is new, one that the others have, and none of the lost ones.
+    // Who is connected registers one that is new, then one that the others have.
     space.broker.register_queue("new", ".").await.unwrap();
     connect(&space, None).await.unwrap();
     check_routes(&space, &["again", "lost", "new", "q"]).await;
     lose().await;
+    space.clock.advance(SECOND);
     space.broker.register_queue("again", ".").await.unwrap();
     connect(&space, None).await.unwrap();
     check_routes(&space, &["again", "lost", "new", "q"]).await;

@@ -58,8 +58,10 @@ async fn a_broker_leaves_a_primary_that_was_replaced_though_it_takes_itself_for_
     let sentinels = Sentinels::start(1).await;
     let broker = builder(&sentinels).heartbeat(SECOND).partitions(2).connect().await.unwrap();
     let queue = broker.register_queue("q", ".").await.unwrap();
+    broker.deliver(&message("a", "t", 0)).await.unwrap();
+    let first = queue.lease().await.unwrap().unwrap();
+    first.durable(Replicas(1), 10 * SECOND).ack().await.unwrap(); // The replica has all of it.
     let waiting = tokio::spawn(queue.lease().wait(60 * SECOND).into_future());
-    tokio::time::sleep(SECOND / 2).await; // The replica has all of it.
     let old = sentinels.replace_primary().await;
     let new = format!("127.0.0.1:{}", sentinels.primary().await);
     until("all partitions lead to the new one", || async {
