@@ -11,7 +11,8 @@ use ::metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
     set_global_recorder,
 };
-use fairlane::{Broker, Error, Invalid, Message, MessageId, Outcome, Queue};
+use fairlane::{Broker, Error, Invalid, Message, MessageId, Outcome, Queue, Replicas};
+use futures_util::future::join_all;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -232,6 +233,20 @@ async fn leases_that_are_lost_are_counted_though_others_could_not_be_settled() {
     let expected = [("delivered", all), ("leased", all), ("acked", all - 1), ("lost_leases", 1)];
     assert_eq!(counted(&queue), counts(expected), "one was acked before, and one could not be");
     space.delete().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_lost_is_counted_beside_acks_that_are_not_yet_safe() {
+    let (space, queue) = with_queue("m-unsafe").await;
+    deliver(&space.broker, "a", 3).await;
+    let leased = queue.lease_many(3).await.unwrap();
+    space.broker.ack(leased[1].token()).await.unwrap();
+    // There is no replica. The first goes alone, and the two others together.
+    let acks = leased.into_iter().map(|leased| leased.durable(Replicas(1), 100 * MS).ack());
+    assert!(join_all(acks).await.into_iter().all(|ack| ack.is_err()));
+    let expected = [("delivered", 3), ("leased", 3), ("acked", 3), ("lost_leases", 1)];
+    assert_eq!(counted(&queue), counts(expected));
+    end(space, queue).await;
 }
 
 #[tokio::test]
