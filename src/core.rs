@@ -113,6 +113,15 @@ impl Core {
         }
     }
 
+    /// Asks all partitions at once what they have of a queue.
+    pub(crate) async fn ask_of<'a, Out, Call: Future<Output = Result<Out>>>(
+        &'a self,
+        queue: &Arc<str>,
+        call: impl Fn(&'a Arc<Partition>) -> Call,
+    ) -> Result<Vec<Out>> {
+        some_have(self.ask(async |partition| if_there(call(partition).await)).await?, queue)
+    }
+
     /// Does something to the first partition, and when that is done, to the others.
     pub(crate) async fn all<'a, Out, Call: Future<Output = Result<Out>>>(
         &'a self,
@@ -141,6 +150,20 @@ impl Core {
             all => each(all, call).await,
         }
     }
+}
+
+/// What a partition has of a queue: none where the queue is not registered and it holds nothing of it.
+pub(crate) fn if_there<Out>(asked: Result<Out>) -> Result<Option<Out>> {
+    match asked {
+        Err(Error::NoSuchQueue(_)) => Ok(None),
+        asked => asked.map(Some),
+    }
+}
+
+/// What those partitions have that have a queue. It is enough that one does.
+pub(crate) fn some_have<Out>(asked: Vec<Option<Out>>, queue: &Arc<str>) -> Result<Vec<Out>> {
+    let have: Vec<_> = asked.into_iter().flatten().collect();
+    if have.is_empty() { Err(Error::NoSuchQueue(queue.clone())) } else { Ok(have) }
 }
 
 /// Does something to these partitions, at once. All are tried, whatever fails.

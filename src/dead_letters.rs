@@ -11,14 +11,14 @@ use tracing::warn;
 use crate::{
     Cursor, Error, Headers, MessageId, Undecodable,
     connection::Repeat,
-    core::{Core, read},
+    core::{Core, if_there, read, some_have},
     error::{Result, unexpected},
     keys::{check_label, check_name},
     message::{Decode, Stored},
     opaque_debug,
     partition::Partition,
     scripts::{self, Script},
-    stats::look,
+    stats::{look, or_nothing},
 };
 
 /// The most dead letters that one script moves or drops.
@@ -128,8 +128,9 @@ impl<T> DeadLetters<T> {
         let ask = |command: &mut redis::Cmd| {
             command.arg(facet).arg(&from).arg(PAGE);
         };
-        let values = look(partition, &scripts::DEAD_LETTERS, &self.queue, ask).await?;
-        let (letters, next) = read_page(values)?;
+        let page = look(partition, &scripts::DEAD_LETTERS, &self.queue, ask).await;
+        let page = or_nothing(&self.core, &self.queue, page.and_then(read_page)).await;
+        let (letters, next) = page?;
         let mut page = Vec::with_capacity(letters.len());
         for letter in letters {
             match letter {
@@ -201,18 +202,11 @@ impl<T> DeadLetters<T> {
             Some(facet) => self.all_of(self.core.of_facet(facet), script).await,
             None => {
                 self.check()?;
-                let all = self.core.each(|partition| self.all_in(partition, script)).await?;
-                let none = || Error::NoSuchQueue(self.queue.clone());
-                all.into_iter().flatten().reduce(|all, some| all + some).ok_or_else(none)
+                let all = self
+                    .core
+                    .each(async |partition| if_there(self.all_of(partition, script).await));
+                Ok(some_have(all.await?, &self.queue)?.into_iter().sum())
             }
-        }
-    }
-
-    /// None where the queue is not registered and the partition holds nothing of it: others may.
-    async fn all_in(&self, partition: &Partition, script: &Script) -> Result<Option<u64>> {
-        match self.all_of(partition, script).await {
-            Err(Error::NoSuchQueue(_)) => Ok(None),
-            moved => moved.map(Some),
         }
     }
 

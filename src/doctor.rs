@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::{
     Cursor, Stats,
     connection::Repeat,
-    core::{Core, read},
+    core::{Core, if_there, read, some_have},
     error::{Result, unexpected},
     keys::check_name,
     partition::Partition,
@@ -163,11 +163,27 @@ impl Finding {
 /// Examines a queue, and mends it if it shall.
 pub(crate) async fn examine(core: &Core, queue: &Arc<str>, mends: bool) -> Result<Vec<Finding>> {
     check_name(queue)?;
-    let all = core.ask(|partition| examine_one(partition, queue, mends)).await?;
-    Ok(all.into_iter().flatten().collect())
+    let all = match mends {
+        true => core.each(|partition| examine_one(partition, queue, true)).await?,
+        false => core.ask(|partition| examine_one(partition, queue, false)).await?,
+    };
+    Ok(some_have(all, queue)?.into_iter().flatten().collect())
 }
 
-async fn examine_one(partition: &Partition, queue: &Arc<str>, mends: bool) -> Result<Vec<Finding>> {
+/// None where the partition has nothing of the queue.
+async fn examine_one(
+    partition: &Partition,
+    queue: &Arc<str>,
+    mends: bool,
+) -> Result<Option<Vec<Finding>>> {
+    if_there(examine_there(partition, queue, mends).await)
+}
+
+async fn examine_there(
+    partition: &Partition,
+    queue: &Arc<str>,
+    mends: bool,
+) -> Result<Vec<Finding>> {
     let doctor = Doctor { partition, queue };
     let mut findings = BTreeSet::new();
     if mends {

@@ -326,8 +326,8 @@ impl<T: Send + 'static> Queue<T> {
     /// was. No message is lost with it, but for what is half there.
     ///
     /// # Errors
-    /// As for [`doctor`](Self::doctor). After [`MaybeApplied`](crate::Error::MaybeApplied) look with
-    /// `doctor` what is left.
+    /// As for [`doctor`](Self::doctor); [`Partly`](crate::Error::Partly) when not all partitions were
+    /// mended. After [`MaybeApplied`](crate::Error::MaybeApplied) look with `doctor` what is left.
     pub async fn repair(&self) -> Result<Vec<Finding>> {
         doctor::examine(&self.broker.core, &self.name, true).await
     }

@@ -11,7 +11,7 @@ use redis::Value;
 use crate::{
     Error, FacetSettings, Headers, MessageId, Undecodable,
     connection::Repeat,
-    core::{Core, read},
+    core::{Core, if_there, read},
     error::{Result, unexpected},
     keys::check_name,
     message::{Decode, Stored},
@@ -205,7 +205,7 @@ pub(crate) async fn peek<T>(
 ) -> Result<Vec<Peeked<T>>> {
     check_name(queue)?;
     let most = most.min(MOST_PEEKED);
-    let all = core.ask(|partition| peek_one(partition, queue, most, decode)).await?;
+    let all = core.ask_of(queue, |partition| peek_one(partition, queue, most, decode)).await?;
     let mut all: Vec<_> = all.into_iter().map(Vec::into_iter).collect();
     let mut peeked = Vec::new();
     // About as they are served: one of each partition, and so on.
@@ -259,7 +259,7 @@ pub(crate) fn read_peeked(values: Vec<Value>) -> Result<(u8, Vec<Stored>)> {
 
 pub(crate) async fn stats(core: &Core, queue: &Arc<str>) -> Result<Stats> {
     check_name(queue)?;
-    let all = core.ask(|partition| stats_of_one(partition, queue)).await?;
+    let all = core.ask_of(queue, |partition| stats_of_one(partition, queue)).await?;
     Ok(all.into_iter().reduce(Stats::and).unwrap_or_default())
 }
 
@@ -342,10 +342,25 @@ pub(crate) async fn facets(
 ) -> Result<(Vec<FacetStats>, Option<Cursor>)> {
     check_name(queue)?;
     let Some(partition) = from.partition(core) else { return Ok((Vec::new(), None)) };
-    let (names, next) = facet_names(partition, queue, from).await?;
-    let page = look_at_all(partition, queue, &names).await?;
+    let page = async {
+        let (names, next) = facet_names(partition, queue, from).await?;
+        Ok((look_at_all(partition, queue, &names).await?, next))
+    };
+    let (page, next) = or_nothing(core, queue, page.await).await?;
     let next = next.or_else(|| Cursor::after(partition));
     Ok((page.into_iter().map(|why| why.stats).collect(), next))
+}
+
+/// A page of one of several partitions, which is empty where that has nothing of the queue and another has.
+pub(crate) async fn or_nothing<Page: Default>(
+    core: &Core,
+    queue: &Arc<str>,
+    page: Result<Page>,
+) -> Result<Page> {
+    match if_there(page)? {
+        Some(page) => Ok(page),
+        None => stats(core, queue).await.map(|_| Page::default()),
+    }
 }
 
 /// The names of a page of facets of a partition, and where the next one begins.

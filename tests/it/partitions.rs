@@ -859,3 +859,42 @@ async fn a_destroy_that_may_have_been_done_in_one_partition_is_not_said_to_be_re
     assert_eq!(error.kind(), ErrorKind::MaybeApplied, "{error:?}");
     assert!(matches!(&error, Error::Partly { missed, .. } if *missed == [1, 2]), "{error:?}");
 }
+
+#[tokio::test]
+async fn what_one_partition_alone_holds_of_a_removed_queue_is_seen_and_mended() {
+    let (space, queue) = divided().await;
+    let dead = space.broker.deliver(&message("a", "t", 1)).await.unwrap().id;
+    let here = dead.to_string().parse::<u32>().unwrap() % 4;
+    queue.lease().await.unwrap().unwrap().bury("in vain").await.unwrap();
+    deliver(&space.broker, "a", 2).await;
+    space.broker.unregister_queue("q").await.unwrap();
+    assert_eq!(queue.stats().await.unwrap().waiting, 2);
+    assert_eq!(queue.peek(9).await.unwrap().len(), 2);
+    assert_eq!(queue.doctor().await.unwrap(), []);
+    assert_eq!(queue.repair().await.unwrap(), []);
+    let (mut facets, mut letters) = (Vec::new(), Vec::new());
+    let mut from = Some(Cursor::default());
+    while let Some(cursor) = from {
+        let (page, next) = queue.facets(cursor).await.unwrap();
+        facets.extend(page.into_iter().map(|facet| facet.facet));
+        from = next;
+    }
+    let mut from = Some(Cursor::default());
+    while let Some(cursor) = from {
+        let (page, next) = queue.dead_letters().page(cursor).await.unwrap();
+        letters.extend(page.into_iter().map(|letter| letter.id));
+        from = next;
+    }
+    assert_eq!((facets.len(), letters), (1, vec![dead]), "in partition {here}");
+    assert_eq!(queue.dead_letters().purge().await.unwrap(), 1);
+    assert_eq!(queue.pull_many(9).await.unwrap().len(), 2);
+    for gone in [
+        queue.stats().await.map(drop),
+        queue.peek(1).await.map(drop),
+        queue.facets(Cursor::default()).await.map(drop),
+        queue.dead_letters().page(Cursor::default()).await.map(drop),
+        queue.doctor().await.map(drop),
+    ] {
+        assert!(matches!(gone, Err(Error::NoSuchQueue(_))), "{gone:?}");
+    }
+}
