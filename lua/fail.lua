@@ -3,7 +3,7 @@
 -- their queue: the longer, the more attempts they had. Or puts them to the dead letters at once.
 --
 -- Returns as settle().
--- Errors: when none goes back, that of the key that cannot take its message, which stays leased.
+-- Errors: of a single one, that of the key that cannot take its message, which stays leased.
 -- Parts: life, settle, give_back.
 local reason = ARGV[2] -- why it failed, as a dead letter says it
 local share = tonumber(ARGV[3]) -- drawn from 0 to 1: of the second half of the backoff

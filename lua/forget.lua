@@ -1,11 +1,17 @@
 #!lua flags=allow-oom
--- Takes away the mark of a removal that has reached all partitions, unless a later one has left it.
+-- Takes away the marks of removals that are an hour old. Until then a partition may have lost one in a
+-- crash or a failover after it had been reached.
 --
--- Returns whether it did.
-local name = ARGV[2] -- of the queue
-local mark = ARGV[3] -- as it was before the other partitions were reached
+-- Returns how many they were.
+-- From ARGV[2] on: the queues that were removed.
+local KEPT = 3600000 -- ms
 
-if redis.call("HGET", routes, ":gone:" .. name) ~= mark then
-  return 0
+local count = 0
+for i = 2, #ARGV do
+  local mark = ":gone:" .. ARGV[i]
+  local removed = tonumber(redis.call("HGET", routes, mark) or now) -- a version has the time in it
+  if removed + KEPT < now then
+    count = count + redis.call("HDEL", routes, mark)
+  end
 end
-return redis.call("HDEL", routes, ":gone:" .. name)
+return count

@@ -3,7 +3,7 @@
 -- served for a time. That is no attempt.
 --
 -- Returns as settle().
--- Errors: when none goes back, that of the key that cannot take its message, which stays leased.
+-- Errors: of a single one, that of the key that cannot take its message, which stays leased.
 -- Parts: park, life, settle, give_back.
 local length = tonumber(ARGV[2]) -- from now on, ms
 -- From ARGV[3] on: the leases, as settle() has them.

@@ -3,7 +3,7 @@
 -- time, to their end.
 --
 -- Returns as settle().
--- Errors: when none goes back, that of the key that cannot take its message, which stays leased.
+-- Errors: of a single one, that of the key that cannot take its message, which stays leased.
 -- Parts: life, settle, give_back.
 local counted = tonumber(ARGV[2]) -- 1 when the attempt counts, 0 when nobody has seen the message
 local after = tonumber(ARGV[3]) -- ms; "" for next of its facet

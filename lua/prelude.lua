@@ -6,7 +6,7 @@
 -- queue is gathered in the table that open() gives, and written by close(): all checks come before
 -- the first write.
 local routes = KEYS[1] -- hash: queue -> pattern; ":version" -> version of the routes;
--- ":gone:<queue>" -> the one that removed it, in the first partition, until the others are reached
+-- ":gone:<queue>" -> the one that removed it, in the first partition, for an hour
 local seq = KEYS[2] -- integer: the last number drawn, for message ids and for leases
 local layout = KEYS[3] -- integer: layout of these keys
 local receipts = KEYS[4] -- then a facet and the key of a delivery: what deliver.lua says of it

@@ -2,5 +2,5 @@
 -- Lists the routes.
 --
 -- Returns the queues, each followed by its pattern, and among them ":version" with the version of
--- the routes, and ":gone:<queue>" where a removal has not yet reached all partitions.
+-- the routes, and ":gone:<queue>" of a queue that was removed lately.
 return redis.call("HGETALL", routes)

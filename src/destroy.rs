@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use tracing::debug;
+
 use crate::{
     Error,
     connection::Repeat,
     core::{Core, read},
-    error::Result,
+    error::{Result, chain},
     partition::Partition,
     register::spread,
     scripts,
@@ -19,8 +21,12 @@ const MOST: usize = 1000;
 /// Closes a queue and removes it, each step within the deadline.
 pub(crate) async fn destroy(core: &Core, queue: &Arc<str>) -> Result<()> {
     core.all(|partition| destroy_one(partition, queue)).await?;
-    // That it is gone has reached all. Or somebody has registered it anew, and others were closed after that.
-    spread(core, queue).await
+    // Somebody may have registered it anew before the others were closed.
+    if let Err(error) = spread(core, queue).await {
+        let error = chain(&error);
+        debug!(target: "fairlane", queue = &**queue, %error, "destroyed; the next connect compares its routes");
+    }
+    Ok(())
 }
 
 async fn destroy_one(partition: &Partition, queue: &Arc<str>) -> Result<()> {

@@ -302,7 +302,7 @@ fn spawn(
 ///
 /// A server before Valkey 9.1 takes away the command that is not whole, and the ones before it only when it
 /// loads the file again: by then something may have been written behind them, and they are carried out. So
-/// one loads it at which nothing can be written.
+/// one loads it which nobody can reach.
 async fn mend(program: &Path, dir: &Path, log: &File) -> Result<()> {
     let (owner, mut ended) =
         spawn(program, dir, log, As::Mender).map_err(|error| not_started(dir, error))?;
@@ -310,7 +310,7 @@ async fn mend(program: &Path, dir: &Path, log: &File) -> Result<()> {
     warn!(
         target: "fairlane",
         dir = %dir.display(),
-        "a crash has torn the append-only file: what it had not finished is taken away"
+        "the server did not start with its data: what a crash may have torn is taken away"
     );
     drop(owner);
     let end = timeout(LOADING, ended.wait_for(|ended| *ended)).await;

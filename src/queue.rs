@@ -349,10 +349,9 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a name that no queue can have;
-    /// [`Partly`](crate::Error::Partly) when not all partitions were reached. After
-    /// [`MaybeApplied`](crate::Error::MaybeApplied) the queue is there, and it may be one that
-    /// somebody has registered anew: look, and call again. [`Partly`](crate::Error::Partly) when it is gone
-    /// in the first partition, but not in all others.
+    /// [`Partly`](crate::Error::Partly) when it is gone in the first partition, but not in all
+    /// others. After [`MaybeApplied`](crate::Error::MaybeApplied) the queue may be there, and it may
+    /// be one that somebody has registered anew: look, and call again.
     pub async fn destroy(self) -> Result<()> {
         check_name(&self.name)?;
         destroy(&self.broker.core, &self.name).await

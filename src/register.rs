@@ -22,6 +22,8 @@ use crate::{
 
 /// How often routes or settings are compared that somebody else changes meanwhile.
 pub(crate) const ROUNDS: usize = 10;
+/// The most removals that one script forgets.
+const MOST_FORGOTTEN: usize = 1000;
 
 /// Sets a route of a partition.
 pub(crate) async fn register(partition: &Partition, name: &str, pattern: &str) -> Result<()> {
@@ -53,7 +55,7 @@ async fn set(partition: &Partition, name: &str, pattern: Option<&str>) -> Result
     }
 }
 
-/// What a partition says of a route: its pattern, and which removal of it may not have reached all.
+/// What a partition says of a route: its pattern, and the version that removed it lately.
 type Said = (Option<String>, Option<String>);
 
 async fn said(partition: &Partition, name: &str, end: Instant) -> Result<Said> {
@@ -69,14 +71,16 @@ pub(crate) async fn spread(core: &Core, name: &str) -> Result<()> {
     if !first.is_followed() {
         return Ok(());
     }
-    let mut there = said(first, name, core.end()).await?;
+    let of_first = async || {
+        let missed = || (1..core.partitions.len() as u32).collect();
+        let said = said(first, name, core.end()).await;
+        said.map_err(|error| Error::Partly { missed: missed(), source: Box::new(error) })
+    };
+    let mut there = of_first().await?;
     for _ in 0..ROUNDS {
         core.others(|partition| set(partition, name, there.0.as_deref())).await?;
-        let now = said(first, name, core.end()).await?;
+        let now = of_first().await?;
         if now == there {
-            if let Some(removal) = now.1 {
-                forget(first, name, &removal).await;
-            }
             return Ok(());
         }
         there = now;
@@ -85,19 +89,20 @@ pub(crate) async fn spread(core: &Core, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Forgets a removal that has reached all partitions. Where that fails, the next connect does it.
-async fn forget(first: &Partition, name: &str, removal: &str) {
-    let mut command = first.command(&scripts::FORGET, &[]);
-    command.arg(name).arg(removal);
-    if let Err(error) = first.call(&scripts::FORGET, &command, Repeat::Safe).await {
-        let error = chain(&error);
-        debug!(target: "fairlane", queue = name, %error, "its removal is done, and could not be forgotten");
+/// Forgets removals that have reached all partitions some time ago. What is not forgotten now is so at a later
+/// connect.
+async fn forget(first: &Partition, gone: &[String], end: Instant) -> Result<()> {
+    for gone in gone.chunks(MOST_FORGOTTEN) {
+        let mut command = first.command(&scripts::FORGET, &[]);
+        command.arg(gone);
+        first.call_until(&scripts::FORGET, &command, Repeat::Safe, end).await?;
     }
+    Ok(())
 }
 
 /// Loads the routes of all partitions, and mends those that have others than the first: somebody may not
 /// have reached them. What the first has lost in a crash it gets back from the others; what was removed
-/// there is marked until it has reached them.
+/// there is marked.
 pub(crate) async fn load(core: &Core, end: Instant) -> Result<()> {
     for _ in 0..ROUNDS {
         let routes = core.ask(|partition| partition.load_routes(None, end)).await?;
@@ -105,7 +110,7 @@ pub(crate) async fn load(core: &Core, end: Instant) -> Result<()> {
         let others = core.partitions.iter().zip(routes.iter().map(of));
         let unlike: Vec<_> = others.filter(|(_, other)| *other != first).collect();
         let mended = match unlike.is_empty() {
-            true => join_all(routes[0].gone.iter().map(|name| spread(core, name))).await,
+            true => vec![forget(core.first(), &routes[0].gone, end).await],
             false => {
                 let mending = unlike.iter().map(|(partition, other)| {
                     let names = first.keys().chain(other.keys()).copied();
@@ -138,7 +143,7 @@ async fn mend(
     for name in names {
         // What is new on all of them was not yet there when the first was asked.
         match said(first, name, end).await? {
-            // It was lost, where the other still has it: a mark goes only after the route has gone there.
+            // It was lost, where the other still has it: what was removed has a mark.
             (None, None) => {
                 if let (Some(pattern), _) = said(partition, name, end).await? {
                     register(first, name, &pattern).await?;

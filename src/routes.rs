@@ -35,7 +35,7 @@ pub(crate) struct Routes {
     pub(crate) version: Vec<u8>,
     /// As they are registered, in the order of their names; those that match nothing too.
     pub(crate) all: Vec<Route>,
-    /// The queues whose removal may not have reached all partitions.
+    /// The queues that were removed lately.
     pub(crate) gone: Vec<String>,
     set: RegexSet,
     /// The queues of `set`, in its order.

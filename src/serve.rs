@@ -83,6 +83,7 @@ pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
     let (several, mut skipped) = (core.partitions.len() > 1, Vec::new());
     let queues = order.source.queues();
     for queue in &queues {
+        let mut lacking = 0;
         let mut served = Unclaimed::new(core, Some(queue), Vec::new(), order);
         for (place, may_have) in core.visits.order(queue, core.partitions.len()) {
             let left = order.most(queue).saturating_sub(served.taken.len());
@@ -120,7 +121,13 @@ pub(crate) async fn first(core: &Arc<Core>, order: &Order) -> Result<First> {
                         served.interrupted(error)?;
                         break;
                     }
-                    Err(error @ Error::NoSuchQueue(_)) => missing = missing.or(Some(error)),
+                    // Where it is not registered, others may hold something.
+                    Err(error @ Error::NoSuchQueue(_)) => {
+                        (lacking, asked) = (lacking + 1, Some(Next::Open));
+                        if lacking == core.partitions.len() {
+                            missing = missing.or(Some(error));
+                        }
+                    }
                     Err(error) if waits && passes(&error, order) => away = Some(error),
                     // Others may have something.
                     Err(error @ Error::NotSent(_)) if several => away = Some(error),
@@ -220,6 +227,10 @@ impl Waiting {
                     // Should it have taken so long that the line has gone on without it.
                     waiter.asked = Some(next);
                     (away, pause) = (None, Pause::default());
+                }
+                Err(Error::NoSuchQueue(_)) if core.partitions.len() > 1 => {
+                    turn.over(Next::Open);
+                    waiter.asked = Some(Next::Open);
                 }
                 Err(error) if passes(&error, order) => {
                     debug!(target: "fairlane", queue = &**turn.queue(), %error, "waiting on");

@@ -7,11 +7,10 @@
 --
 -- Returns how many of them, at the beginning, are still to be named in a next call; then the
 -- places, counted from 1, of those that are not the caller's, and below zero of those with an error,
--- which has one that is named alone. Where none was settled, it returns the error.
+-- which it returns where a single one is named.
 local function settle(first, act)
   local queues, groups, left_out, bytes = {}, {}, {}, 0
-  local settled, refused = false, nil
-  local i, named = first, 0
+  local i, named, refused = first, 0, nil
   while i <= #ARGV do
     local place, count = ARGV[i], tonumber(ARGV[i + 2])
     if not queues[place] then
@@ -22,6 +21,7 @@ local function settle(first, act)
     groups[#groups + 1] = { queues[place], ARGV[i + 1], i + 3, count, named }
     i, named = i + 3 + count, named + count
   end
+  local total = named
   -- The last first: what goes back to the front shall be in the order of the call.
   while #groups > 0 and bytes < MOST_BYTES do
     local q, number, from, count, before = unpack(table.remove(groups))
@@ -39,7 +39,7 @@ local function settle(first, act)
       end
       if facet and not of.gone[id] and not q.closed then
         local read, failed = act(q, lease, id, facet)
-        bytes, settled, refused = bytes + read, settled or not failed, failed or refused
+        bytes, refused = bytes + read, failed
         left_out[#left_out + 1] = failed and -(before + n)
       else
         left_out[#left_out + 1] = before + n
@@ -50,5 +50,5 @@ local function settle(first, act)
   for _, q in pairs(queues) do
     close(q)
   end
-  return not settled and refused or { named, unpack(left_out) }
+  return total == 1 and refused or { named, unpack(left_out) }
 end

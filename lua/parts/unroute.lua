@@ -1,8 +1,8 @@
 -- unroute.lua: what unregister_queue and destroy have in common.
 
 -- Removes a route, and returns 1 if there was one. With marks, "1", it notes that it was removed and not
--- lost, until the other partitions have been reached: as a version, so that no two removals have the
--- same.
+-- lost, for other partitions that have not heard it or lose it in a crash: as a version, in which is
+-- the time.
 local function unroute(name, marks)
   local removed = redis.call("HDEL", routes, name)
   if removed == 1 or marks == "1" then

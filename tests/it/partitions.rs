@@ -433,10 +433,16 @@ async fn routes(space: &Space) -> Vec<BTreeMap<String, String>> {
     for place in 0..4 {
         let mut routes: BTreeMap<String, String> =
             run(&["HGETALL", &routes_at(space, place)]).await;
-        routes.remove(":version");
+        routes.retain(|field, _| !field.starts_with(':'));
         all.push(routes);
     }
     all
+}
+
+/// Of which queues the first partition knows that they were removed.
+async fn marks(space: &Space) -> Vec<String> {
+    let fields: BTreeSet<String> = run(&["HKEYS", &routes_at(space, 0)]).await;
+    fields.iter().filter_map(|field| Some(field.strip_prefix(":gone:")?.to_owned())).collect()
 }
 
 /// Checks that all partitions have the routes of these queues, and nothing more.
@@ -519,7 +525,7 @@ async fn a_queue_whose_removal_broke_off_can_be_removed_again_or_registered_agai
     for round in 0..4 {
         space.broker.register_queue("r", ".").await.unwrap();
         without(&space, &[3], space.broker.unregister_queue("r")).await.unwrap_err();
-        assert!(routes(&space).await[0].contains_key(":gone:r"), "{:?}", routes(&space).await);
+        assert_eq!(marks(&space).await, ["r"]);
         assert_eq!(space.broker.queues().await.unwrap().len(), 1, "a mark is no queue");
         let pattern = format!("^{round}$");
         match round {
@@ -541,8 +547,9 @@ async fn a_queue_whose_removal_broke_off_can_be_removed_again_or_registered_agai
 }
 
 #[tokio::test]
-async fn a_removal_that_reaches_all_partitions_leaves_nothing_behind() {
+async fn a_removal_leaves_nothing_behind_after_an_hour() {
     let (space, queue) = divided().await;
+    let minute = 60 * SECOND;
     let doomed = space.broker.register_queue("doomed", ".").await.unwrap();
     doomed.destroy().await.unwrap();
     check_routes(&space, &["q"]).await;
@@ -550,6 +557,48 @@ async fn a_removal_that_reaches_all_partitions_leaves_nothing_behind() {
     assert!(space.broker.unregister_queue("q").await.unwrap());
     queue.destroy().await.unwrap();
     check_routes(&space, &[]).await;
+    for (passed, left) in [(59, &["doomed", "never", "q"][..]), (2, &[])] {
+        space.clock.advance(passed * minute);
+        space.another().await;
+        assert_eq!(marks(&space).await, left);
+    }
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn a_removal_that_another_partition_has_lost_in_a_crash_is_made_there_again() {
+    let (space, queue) = divided().await;
+    let (third, before) = (routes_at(&space, 3), format!("{}:before", routes_at(&space, 3)));
+    for destroys in [false, true] {
+        let doomed = space.broker.register_queue("doomed", ".").await.unwrap();
+        run::<()>(&["COPY", &third, &before]).await;
+        match destroys {
+            true => doomed.destroy().await.unwrap(),
+            false => assert!(space.broker.unregister_queue("doomed").await.unwrap()),
+        }
+        space.broker.register_queue("new", ".").await.unwrap();
+        run::<()>(&["RENAME", &before, &third]).await;
+        connect(&space, None).await.unwrap();
+        check_routes(&space, &["new", "q"]).await;
+    }
+    drop(queue);
+    space.delete().await;
+}
+
+#[tokio::test]
+async fn who_waits_on_a_removed_queue_gets_what_comes_back_in_one_of_its_partitions() {
+    let (space, queue) = divided().await;
+    space.broker.deliver(&message("a", "t", 1)).await.unwrap();
+    let first = queue.lease().await.unwrap().unwrap();
+    space.broker.unregister_queue("q").await.unwrap();
+    assert!(queue.lease().await.unwrap().is_none(), "it is there, and has nothing to serve now");
+    let waiting = tokio::spawn(queue.lease().wait(30 * SECOND).into_future());
+    // In the other partitions a wait has to look again after it has blocked for a while.
+    tokio::time::sleep(7 * SECOND).await;
+    first.nack().await.unwrap();
+    waiting.await.unwrap().unwrap().unwrap().ack().await.unwrap();
+    let none = queue.lease().await;
+    assert!(matches!(none, Err(Error::NoSuchQueue(_))), "{none:?}");
     space.delete().await;
 }
 
