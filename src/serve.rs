@@ -20,6 +20,7 @@ use crate::{
     partition::Partition,
     queues::Source,
     settle::{Settling, settle},
+    stats::stats,
     take::{MOST, MOST_OF_A_PART, Next, Take, Taken, take},
     wait::{Turn, Waiter},
 };
@@ -229,6 +230,10 @@ impl Waiting {
                     (away, pause) = (None, Pause::default());
                 }
                 Err(Error::NoSuchQueue(_)) if core.partitions.len() > 1 => {
+                    // Another partition may hold something, or none has it any more.
+                    if let Err(error @ Error::NoSuchQueue(_)) = stats(core, turn.queue()).await {
+                        return Err(error);
+                    }
                     turn.over(Next::Open);
                     waiter.asked = Some(Next::Open);
                 }

@@ -586,6 +586,23 @@ async fn a_removal_that_another_partition_has_lost_in_a_crash_is_made_there_agai
 }
 
 #[tokio::test]
+async fn all_who_wait_on_a_queue_that_is_destroyed_in_all_partitions_are_told_soon() {
+    let (space, queue) = divided().await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        waiting.spawn(queue.lease().wait(60 * SECOND).into_future());
+    }
+    tokio::time::sleep(SECOND).await; // They block.
+    let from = Instant::now();
+    queue.destroy().await.unwrap();
+    while let Some(told) = waiting.join_next().await {
+        assert!(matches!(told.unwrap(), Err(Error::NoSuchQueue(_))));
+    }
+    assert!(from.elapsed() < 15 * SECOND, "{:?}", from.elapsed());
+    space.delete().await;
+}
+
+#[tokio::test]
 async fn who_waits_on_a_removed_queue_gets_what_comes_back_in_one_of_its_partitions() {
     let (space, queue) = divided().await;
     space.broker.deliver(&message("a", "t", 1)).await.unwrap();
