@@ -29,6 +29,7 @@ test-matrix: ## runs the tests on each server of tools/servers.sh, and prints a 
 ci: lua deny ## runs all that has to pass before a change goes in
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo clippy --lib -- -D warnings
 	cargo clippy --lib --no-default-features -- -D warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	RUSTFLAGS="--cfg fuzzing" cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings

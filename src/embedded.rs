@@ -66,6 +66,7 @@ kill "$watch" 2>/dev/null
 /// What the shell does then for a server that keeps nothing: it removes the directory in which it runs.
 /// The two files that are ours go by name and the directory only when it is empty, so that nothing else
 /// can ever go with them, whatever the directory is by then.
+#[cfg(feature = "testing")]
 const REMOVE: &str = r#"
 rm -f redis.sock fairlane.log
 cd / && rmdir "$0"

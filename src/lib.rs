@@ -1,5 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+/// What is shown there is compiled, too.
+#[cfg(all(doctest, feature = "tls"))]
+#[doc = include_str!("../docs/operations.md")]
+struct Operations;
+
 mod address;
 mod broker;
 mod builder;
